@@ -1,0 +1,60 @@
+# Atelier. `make help` lists what a person needs; everything that is made lands in build/ (or in var/, at run time).
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CC      ?= gcc
+BUILD   ?= build
+V       ?= 0
+# SANITIZE=address,undefined builds into a folder of its own.
+SANITIZE ?=
+
+ifneq ($(SANITIZE),)
+BUILD := build/sanitize
+SANFLAGS := -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all
+endif
+Q := $(if $(filter 1,$(V)),,@)
+
+PKGS     := lua5.4 libcrypto libzip zlib libpq libcurl jansson libedit
+WARN     := -Wall -Wextra -Werror -Wshadow -Wundef -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wwrite-strings -Wpointer-arith
+CFLAGS   ?= -O2 -g
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -fPIC -pthread $(WARN) $(CFLAGS) $(SANFLAGS) \
+             $(shell pkg-config --cflags $(PKGS)) -DATELIER_PREFIX='"$(PREFIX)"'
+LIBS      = $(shell pkg-config --libs $(PKGS)) -lm -ldl
+
+# A native module is host/lua_NAME.c; it is linked into the program and also made as build/lib/atelier/NAME.so.
+MODULES  := $(patsubst host/lua_%.c,%,$(wildcard host/lua_*.c))
+OBJECTS  := $(patsubst host/%.c,$(BUILD)/obj/%.o,$(wildcard host/*.c))
+SHARED   := $(patsubst %,$(BUILD)/lib/atelier/%.so,$(MODULES))
+ATELIER  := $(BUILD)/atelier
+
+.PHONY: help deps build modules demo test check bench docs install clean
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+deps: ## install what is missing, from the system's own package registry
+	$(Q)rocks/deps.sh
+
+build: $(ATELIER) modules ## compile the program and the native modules
+
+modules: $(SHARED) $(BUILD)/lib/oom.so
+
+$(BUILD)/lib/oom.so: spec/support/oom.c
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -shared -o $@ $<
+
+$(ATELIER): $(OBJECTS)
+	$(Q)$(CC) $(SANFLAGS) -pthread -rdynamic -o $@ $^ $(LIBS)
+
+$(BUILD)/obj/%.o: host/%.c
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
+
+# Each module links only what it uses: the same line as in its rockspec.
+$(BUILD)/lib/atelier/%.so: $(BUILD)/obj/lua_%.o
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -shared $(SANFLAGS) -pthread -Wl,--as-needed -o $@ $< $(LIBS)
+
+clean: ## remove what was built (not var/, which holds data)
+	rm -rf build
+
+-include $(OBJECTS:.o=.d)
