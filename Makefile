@@ -12,6 +12,9 @@ ifneq ($(SANITIZE),)
 BUILD := build/sanitize
 SANFLAGS := -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all
 endif
+# Leaks of what lives until exit are no fault: Lua's state is closed, but libraries keep caches.
+SANENV := $(if $(SANITIZE),ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1)
+SERVE ?= 1
 Q := $(if $(filter 1,$(V)),,@)
 
 PKGS     := lua5.4 libcrypto libzip zlib libpq libcurl jansson libedit
@@ -53,6 +56,35 @@ $(BUILD)/obj/%.o: host/%.c
 $(BUILD)/lib/atelier/%.so: $(BUILD)/obj/lua_%.o
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) -shared $(SANFLAGS) -pthread -Wl,--as-needed -o $@ $< $(LIBS)
+
+demo: ## install, build, make and open a real file for each plan (SERVE=0: and end there)
+	$(Q)rocks/deps.sh run
+	$(Q)$(MAKE) --no-print-directory build
+	$(Q)SERVE=$(SERVE) $(ATELIER) demo
+
+# The dependencies of the specs are many; SKIP_DEPS=1 leaves the look at them out.
+test: ## install what is missing, build, run every spec
+	$(Q)$(if $(SKIP_DEPS),,rocks/deps.sh test)
+	$(Q)$(MAKE) --no-print-directory build
+	$(Q)$(SANENV) $(ATELIER) run spec/run.lua $(SPEC)
+
+check: build ## static checks: luacheck over every Lua file
+	$(Q)luacheck --quiet lua spec templates
+
+bench: ## measure: bundles/s beside the peer, one bundle's latency, memory of a large one
+	$(Q)rocks/deps.sh bench
+	$(Q)$(MAKE) --no-print-directory build
+	$(Q)$(ATELIER) run spec/bench/run.lua $(BENCH)
+
+docs: ## the API reference, into build/docs
+	$(Q)mkdir -p $(BUILD)/docs
+	$(Q)ldoc --config rocks/config.ld --dir $(BUILD)/docs .
+
+SHARE := $(DESTDIR)$(PREFIX)/share/atelier
+install: $(ATELIER) ## into DESTDIR/PREFIX
+	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)
+	$(Q)install -m 755 $(ATELIER) $(DESTDIR)$(PREFIX)/bin/atelier
+	$(Q)cp -R lua sql templates $(SHARE)/
 
 clean: ## remove what was built (not var/, which holds data)
 	rm -rf build

@@ -1,0 +1,39 @@
+local config = require "config"
+local session = require "cli.session"
+local term = require "cli.term"
+
+local M = {
+  summary = "Show the configuration: every key, its value and its meaning.",
+  example = "atelier config\nATELIER_CONFIG=/etc/atelier.conf.lua atelier config --json",
+}
+
+function M.options() end
+
+-- A secret is only said to be set.
+local function shown(key, value)
+  if value == nil then
+    return nil
+  end
+  return key.secret and "(set)" or value
+end
+
+function M.run()
+  return session.with(function(s)
+    local values = {}
+    for _, key in ipairs(config.keys) do
+      values[key[1]] = shown(key, s.config[key[1]])
+    end
+    return { values = values, path = s.config.path }
+  end)
+end
+
+function M.show(result)
+  print(result.path and "From " .. result.path or "No atelier.conf.lua: defaults, and what the environment sets.")
+  local rows = {}
+  for _, key in ipairs(config.keys) do
+    rows[#rows + 1] = { key[1], tostring(result.values[key[1]] or "-"), key[4] or "", key[5] }
+  end
+  term.columns({ "key", "value", "environment", "meaning" }, rows)
+end
+
+return M

@@ -1,0 +1,149 @@
+local clock = require "clock"
+local files = require "ate.files"
+local json = require "atelier.json"
+local session = require "cli.session"
+local term = require "cli.term"
+local worker = require "workflow.worker"
+
+local M = {
+  summary = "Make one device's file now: queue it, work it, record it.",
+  example = "atelier generate --device DEMO-PRO-001 --out pro.ate",
+}
+
+function M.options(parser)
+  parser:option("--device", "The device's hash."):argname("H"):count "1"
+  parser:option("--template", "The template's name.", "smartgram"):argname "T"
+  parser:option("--out", "Also copy the file there, whole or not at all."):argname "FILE"
+end
+
+local QUEUE = "select queue_ate_generation($1, $2, 1)::text as id"
+local JOB = "select status, coalesce(error_message, '') as error_message from file_generation_queue where id = $1"
+local FILE = [[select f.id, f.filename, f.file_path, f.file_size_bytes, f.checksum, f.expires_at, f.container,
+    f.generation, f.generated_variables -> 'plan' as plan, f.generated_variables -> 'plan_tools' as tools
+  from ate_files f join devices d on d.id = f.device_id join ate_templates t on t.id = f.template_id
+  where d.device_hash = $1 and t.name = $2]]
+
+-- The SQLSTATEs of queue_ate_generation (sql/11) as this program's codes.
+local REFUSALS = {
+  AT001 = "unknown_device", AT002 = "not_entitled", AT003 = "unknown_template", AT004 = "bad_priority",
+}
+
+local function query_one(conn, sql, params)
+  local rows, message, code = conn:query(sql, params)
+  return rows and rows[1], message, code
+end
+
+local function enqueue(conn, device, template)
+  local row, message, state = query_one(conn, QUEUE, { device, template })
+  if row then
+    return row.id
+  end
+  local detail = conn:last_error()
+  local reason = detail and detail.detail and detail.detail ~= "" and ": " .. detail.detail or ""
+  return nil, ("generate: device %s: %s%s"):format(device, detail and detail.message or message, reason),
+    REFUSALS[state] or state
+end
+
+-- Works the job here. Where another worker was first, waits for it; its end is announced on ate_jobs.
+local function finish(s, w, id)
+  local conn = s.database
+  assert(conn:listen "ate_jobs")
+  local deadline = clock.now() + 300
+  repeat
+    local counts, message, code = w:drain(id)
+    if not counts then
+      return nil, message, code
+    end
+    local job
+    job, message, code = query_one(conn, JOB, { id })
+    if not job then
+      return nil, message or "generate: the job is gone", code or "unknown_job"
+    end
+    if job.status == "completed" then
+      return true
+    elseif job.status == "failed" or job.status == "cancelled" then
+      return nil, ("generate: the job %s: %s"):format(job.status, job.error_message), "failed"
+    end
+    conn:notifications(1)
+  until clock.now() > deadline
+  return nil, "generate: another worker holds the job and has not finished it in 5 minutes", "timeout"
+end
+
+local CHUNK = 1 << 20
+
+local function copy_out(store, key, path)
+  local source, message, code = store:get(key)
+  if not source then
+    return nil, message, code
+  end
+  local from <close> = source
+  local ok, reason
+  ok, reason, code = files.write(path, function(to)
+    for chunk in from:lines(CHUNK) do
+      local written, problem = to:write(chunk)
+      if not written then
+        return nil, problem
+      end
+    end
+    return true
+  end)
+  if not ok then
+    return nil, ("generate: --out %s: %s"):format(path, reason), code
+  end
+  return true
+end
+
+function M.run(args)
+  return session.with(function(s)
+    local conn, timing = s.database, {}
+    local w = worker.new { conn = conn, store = s.store, ring = s.new_ring, config = s.config,
+      on_event = function(event, _, artifact)
+        if event == "completed" then
+          timing = artifact.timing
+        end
+      end }
+    local began = clock.now()
+    local id, message, code = enqueue(conn, args.device, args.template)
+    if not id then
+      return nil, message, code
+    end
+    local ok
+    ok, message, code = finish(s, w, id)
+    if not ok then
+      return nil, message, code
+    end
+    local row
+    row, message, code = query_one(conn, FILE, { args.device, args.template })
+    if not row then
+      return nil, message or "generate: the file is not recorded", code or "no_file"
+    end
+    if args.out then
+      ok, message, code = copy_out(s.store, row.file_path, args.out)
+      if not ok then
+        return nil, message, code
+      end
+    end
+    return { queue_id = id, ate_file_id = row.id, filename = row.filename, file_path = row.file_path,
+      path = s.store.root .. "/" .. row.file_path, size = row.file_size_bytes, checksum = row.checksum,
+      plan = row.plan, tools = json.array(row.tools), container = row.container, generation = row.generation,
+      expires_at = row.expires_at, out = args.out,
+      timing = { build = timing.build, seal = timing.seal, store = timing.store,
+        total = (clock.now() - began) * 1000 } }
+  end)
+end
+
+function M.show(result)
+  print(term.green("done ") .. term.bold(result.filename))
+  term.field("plan", result.plan)
+  term.field("tools", table.concat(result.tools, ", "))
+  term.field("size", term.size(result.size))
+  term.field("SHA-256", result.checksum)
+  term.field("expires", result.expires_at == json.null and "never" or result.expires_at)
+  term.field("stored as", result.path)
+  if result.out then
+    term.field("copied to", result.out)
+  end
+  term.field("time", term.duration(result.timing.total))
+end
+
+return M

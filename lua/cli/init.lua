@@ -1,0 +1,140 @@
+--- The command line: finds the command, parses its arguments, runs it, prints what came of it.
+--
+-- A command is a module `cli.NAME`:
+--   summary   one line for the list
+--   example   lines for the end of its help
+--   options(parser)         adds its arguments (argparse)
+--   run(args) → result table | nil, message, code
+--   show(result, args)      prints the result for a person; absent where run prints itself
+-- The result may carry `warnings` (strings) and `exit` (a code other than 0).
+-- @module cli
+local argparse = require "argparse"
+local json = require "atelier.json"
+local term = require "cli.term"
+
+local M = {}
+
+-- In the order in which a newcomer meets them.
+local COMMANDS = {
+  "demo", "migrate", "env", "generate", "work", "queue", "open", "verify", "license", "keys", "template", "config",
+  "run", "repl", "version",
+}
+
+-- The input was refused: a file, a key, a value, a device or a template. Everything else that fails exits with 1.
+local REFUSED = {
+  not_ate = true, unsupported = true, truncated = true, trailing_data = true, bad_header = true, wrong_key = true,
+  tampered = true, bad_signature = true, unknown_signer = true, bad_archive = true, bad_licence = true, bad_key = true,
+  bad_public_key = true, bad_device = true, bad_template = true, template = true, vars = true, unknown_device = true,
+  not_entitled = true, unknown_template = true, bad_priority = true, bad_id = true, unknown_job = true,
+  version_taken = true, no_file = true,
+}
+
+local EXIT = { usage = 2 }
+
+local function load_command(name)
+  return require("cli." .. name)
+end
+
+-- The parser knows every command's name and summary, but the arguments of one only.
+local function build_parser(chosen)
+  local parser = argparse("atelier", "Makes and serves .ate files: one sealed bundle for each licence and device.")
+  parser:command_target "command"
+  parser:require_command(false)
+  parser:help_max_width(100)
+  parser:usage_max_width(100)
+  for _, name in ipairs(COMMANDS) do
+    local command = load_command(name)
+    local sub = parser:command(name, command.summary)
+    if command.example then
+      sub:epilog("Example:\n" .. command.example:gsub("([^\n]+)", "   %1"))
+    end
+    if name == chosen then
+      command.options(sub)
+      sub:flag("--json", "Print one JSON object on standard output.")
+    end
+  end
+  parser:epilog("`atelier COMMAND --help` tells more, with an example.\n"
+    .. "Exit codes: 0 done, 2 usage, 3 the input was refused, 1 everything else.")
+  return parser
+end
+
+local function failure(args, message, code)
+  if args.json then
+    io.stdout:write(json.encode { ok = false, code = code, message = message, warnings = json.array {} }, "\n")
+  else
+    io.stderr:write(term.red("atelier: "), term.safe(message), "\n")
+  end
+  return EXIT[code] or (REFUSED[code] and 3) or 1
+end
+
+local function success(command, result, args)
+  if args.json then
+    local object = { ok = true, code = "ok", message = result.message or "done", warnings = json.array {} }
+    for name, value in pairs(result) do
+      if name ~= "exit" then
+        object[name] = value
+      end
+    end
+    json.array(object.warnings)
+    io.stdout:write(assert(json.encode(object)), "\n")
+  else
+    for _, warning in ipairs(result.warnings or {}) do
+      io.stderr:write(term.yellow("atelier: warning: "), term.safe(warning), "\n")
+    end
+    if command.show then
+      command.show(result, args)
+    end
+  end
+  return result.exit or 0
+end
+
+-- The first word that is no option, so that only that command's arguments need building.
+local function chosen_command(argv)
+  for _, word in ipairs(argv) do
+    if word:sub(1, 1) ~= "-" then
+      return word
+    end
+  end
+end
+
+local function usage_error(parser, message)
+  io.stderr:write(parser:get_usage(), "\n\n", term.red("atelier: "), message, "\n")
+  return EXIT.usage
+end
+
+--- Runs one command.
+-- @tparam table argv the words after the program's name; argv[0] is the program
+-- @treturn integer exit code: 0 done, 2 usage, 3 the input was refused, 1 everything else
+function M.main(argv)
+  local chosen = chosen_command(argv)
+  local parser = build_parser(chosen)
+  if #argv == 0 then
+    io.stdout:write(parser:get_help(), "\n")
+    return 0
+  end
+  if argv[1] == "--version" then
+    argv = { "version" }
+  end
+  -- `run` hands everything after the script to the script, options too.
+  local tail
+  if chosen == "run" and argv[1] == "run" and argv[2] and argv[2]:sub(1, 1) ~= "-" then
+    tail = table.pack(table.unpack(argv, 3))
+    argv = { "run", argv[2] }
+  end
+  local ok, args = parser:pparse(argv)
+  if not ok then
+    return usage_error(parser, args)
+  end
+  args.tail = tail or {}
+  if not args.command then
+    return usage_error(parser, "a command is missing")
+  end
+  local command = load_command(args.command)
+  local result, message, code = command.run(args)
+  if not result then
+    return failure(args, message, code)
+  end
+  return success(command, result, args)
+end
+
+return M

@@ -1,0 +1,75 @@
+local json = require "atelier.json"
+local keyring = require "ate.keyring"
+local session = require "cli.session"
+local term = require "cli.term"
+
+local M = {
+  summary = "Make, list or rotate the keys that seal and sign.",
+  example = "atelier keys list --json\natelier keys rotate --signing",
+}
+
+function M.options(parser)
+  parser:command_target "action"
+  parser:require_command(true)
+  local new = parser:command("new", "Make a key ring with one master and one signing key.")
+  local list = parser:command("list", "Show the keys' ids and the public keys; never a secret.")
+  local rotate = parser:command("rotate", "Add new keys and make them current; the old ones stay for old files.")
+  rotate:flag("--master", "Rotate the master key only: licence keys change, and files are made anew.")
+  rotate:flag("--signing", "Rotate the signing key only.")
+  for _, sub in ipairs { new, list, rotate } do
+    sub:flag("--json", "Print one JSON object on standard output.")
+  end
+end
+
+-- A new master key changes licence keys: the files that the old one made are queued to be made anew.
+local REQUEUE = "select requeue_ate_files($1) as queued"
+
+local function rotate(s, args)
+  local both = not args.master and not args.signing
+  local which = { master = args.master or both, signing = args.signing or both }
+  local _, old = s.ring:master()
+  local ok, message, code = s.ring:rotate(which)
+  if not ok then
+    return nil, message, code
+  end
+  local result = { keys = json.array(s.ring:list()), queued = 0, warnings = {} }
+  if which.master then
+    local rows
+    rows, message = s.database:query(REQUEUE, { old })
+    if rows then
+      result.queued = rows[1].queued
+    else
+      result.warnings[1] = "the keys are rotated, but the files were not queued: " .. message
+    end
+  end
+  return result
+end
+
+function M.run(args)
+  return session.with(function(s)
+    if args.action == "rotate" then
+      return rotate(s, args)
+    end
+    local ring, message, code
+    if args.action == "new" then
+      ring, message, code = keyring.create(s.config.keyring)
+    else
+      ring, message, code = s.ring, nil, nil
+    end
+    return ring and { path = s.config.keyring, keys = json.array(ring:list()) }, message, code
+  end)
+end
+
+function M.show(result)
+  local rows = {}
+  for _, key in ipairs(result.keys) do
+    rows[#rows + 1] = { key.kind, key.id, key.current and term.green("current") or "kept", key.created_at,
+      key.public or "" }
+  end
+  term.columns({ "kind", "id", "state", "made", "public key (base64)" }, rows)
+  if result.queued and result.queued > 0 then
+    print(("%d files are queued to be made with the new master key."):format(result.queued))
+  end
+end
+
+return M

@@ -1,0 +1,117 @@
+local config = require "config"
+local json = require "atelier.json"
+local keyring = require "ate.keyring"
+local open = require "ate.open"
+local pubkey = require "ate.pubkey"
+local term = require "cli.term"
+
+local M = {
+  summary = "Open a .ate file with its device and licence key; needs no database.",
+  example = "atelier open pro.ate --device DEMO-PRO-001 --license XXXXX-XXXXX-XXXXX-XXXXX-XXXXX -x tools/",
+}
+
+function M.options(parser)
+  parser:argument("file", "The .ate file.")
+  parser:option("--device", "The device's hash."):argname("H"):count "1"
+  parser:mutex(
+    parser:option("--license", "The licence key. Others on the machine may see it here; a file or ATELIER_LICENSE hides it.")
+      :argname "K",
+    parser:option("--license-file", "A file whose first line is the licence key."):argname "F"
+  )
+  parser:option("--signer", "Who must have signed: base64 of a public key, or a PEM file."):argname "PUBKEY"
+  parser:option("-x --extract", "Unpack into this folder, which must be new or empty."):argname "DIR"
+end
+
+local function read_licence(args)
+  if args.license then
+    return args.license
+  end
+  if args.license_file then
+    local file, message = io.open(args.license_file, "rb")
+    if not file then
+      return nil, "open: licence file: " .. message, "bad_licence"
+    end
+    local line = file:read("l")
+    file:close()
+    return line or ""
+  end
+  local key = os.getenv "ATELIER_LICENSE"
+  if not key or key == "" then
+    return nil, "open: no licence key: give --license, --license-file or ATELIER_LICENSE", "usage"
+  end
+  return key
+end
+
+--- The signers to trust: the one that is asked for, else those of the key ring where there is one.
+-- @tparam[opt] string signer
+-- @treturn[1] table for ate.open: signer or trusted
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.trust(signer)
+  if signer then
+    local public, message, code = pubkey.read(signer)
+    return public and { signer = public }, message, code
+  end
+  local values, message, code = config.load()
+  if not values then
+    return nil, message, code
+  end
+  local ring
+  ring, message, code = keyring.load(values.keyring)
+  if not ring and code ~= "ENOENT" then
+    return nil, message, code
+  end
+  return { trusted = ring and ring:trusted() or {} }
+end
+
+function M.run(args)
+  local key, message, code = read_licence(args)
+  if not key then
+    return nil, message, code
+  end
+  local trust
+  trust, message, code = M.trust(args.signer)
+  if not trust then
+    return nil, message, code
+  end
+  local opened
+  opened, message, code = open.open(args.file, {
+    device_hash = args.device,
+    licence = key,
+    signer = trust.signer,
+    trusted = trust.trusted,
+    extract = args.extract,
+  })
+  if not opened then
+    return nil, message, code
+  end
+  opened.metadata = opened.metadata or json.null
+  opened.entries = json.array(opened.entries)
+  opened.extracted_to = args.extract
+  return opened
+end
+
+function M.show(result)
+  local meta = result.metadata
+  local signer = result.signed_by and ", signed by " .. result.signed_by or ""
+  print(term.green("opened ") .. term.safe(result.container) .. signer)
+  if meta ~= json.null then
+    term.field("template", term.safe(meta.template .. " " .. meta.version))
+    term.field("plan", term.safe(meta.plan))
+    term.field("tools", term.safe(table.concat(meta.tools, ", ")))
+    term.field("generation", meta.generation)
+    term.field("issued", meta.issued_at)
+    term.field("expires", meta.expires_at == json.null and "never" or meta.expires_at)
+  end
+  local rows = {}
+  for _, entry in ipairs(result.entries) do
+    rows[#rows + 1] = { term.safe(entry.name), term.size(entry.size) }
+  end
+  term.columns({ "file", "size" }, rows)
+  if result.extracted_to then
+    print("unpacked into " .. result.extracted_to)
+  end
+end
+
+return M

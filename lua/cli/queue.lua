@@ -1,0 +1,71 @@
+local json = require "atelier.json"
+local session = require "cli.session"
+local term = require "cli.term"
+
+local M = {
+  summary = "Look at the queue; run a failed job again, or call one off.",
+  example = "atelier queue list --status failed\natelier queue retry 0b6f4d0c-…\natelier queue cancel 0b6f4d0c-…",
+}
+
+function M.options(parser)
+  parser:command_target "action"
+  parser:require_command(true)
+  local list = parser:command("list", "The newest jobs, by state if asked.")
+  list:option("--status", "queued, processing, completed, failed or cancelled.")
+    :choices { "queued", "processing", "completed", "failed", "cancelled" }
+  list:option("--limit", "How many.", "50"):convert(math.tointeger)
+  local retry = parser:command("retry", "Run failed or cancelled jobs again.")
+  retry:argument("id", "Queue ids."):args "+"
+  local cancel = parser:command("cancel", "Call queued jobs off.")
+  cancel:argument("id", "Queue ids."):args "+"
+  for _, sub in ipairs { list, retry, cancel } do
+    sub:flag("--json", "Print one JSON object on standard output.")
+  end
+end
+
+local LIST = [[select q.id::text as queue_id, d.device_hash, t.name as template, q.status, q.priority, q.attempt,
+    q.retry_count, q.max_retries, q.error_message, q.created_at, q.updated_at
+  from file_generation_queue q join devices d on d.id = q.device_id join ate_templates t on t.id = q.template_id
+  where $1::text is null or q.status = $1
+  order by q.created_at desc, q.id limit $2]]
+local CHANGE = {
+  retry = "select retry_ate_generation($1::uuid)::text as id",
+  cancel = "select cancel_ate_generation($1::uuid)::text as id",
+}
+
+local function change(conn, action, ids)
+  local done = json.array {}
+  for _, id in ipairs(ids) do
+    local rows, message, state = conn:query(CHANGE[action], { id })
+    if not rows then
+      return nil, ("queue %s: %s: %s"):format(action, id, message), state == "22P02" and "bad_id" or state
+    end
+    done[#done + 1] = id
+  end
+  return { jobs = done, message = ("%s: %d"):format(action, #done) }
+end
+
+function M.run(args)
+  return session.with(function(s)
+    if args.action ~= "list" then
+      return change(s.database, args.action, args.id)
+    end
+    local rows, message, code = s.database:query(LIST, { args.status or json.null, args.limit })
+    return rows and { jobs = json.array(rows) }, message, code
+  end)
+end
+
+function M.show(result, args)
+  if args.action ~= "list" then
+    print(result.message)
+    return
+  end
+  local rows = {}
+  for _, job in ipairs(result.jobs) do
+    rows[#rows + 1] = { job.queue_id, job.status, job.device_hash, job.template, tostring(job.priority),
+      tostring(job.attempt), job.error_message == json.null and "" or term.safe(job.error_message) }
+  end
+  term.columns({ "job", "state", "device", "template", "priority", "attempt", "reason" }, rows)
+end
+
+return M

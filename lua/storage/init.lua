@@ -1,0 +1,59 @@
+--- Where generated files live: one contract for every store.
+--
+-- A store has:
+--
+--   put(key, source, options)  begins to store; source is {strings…} or a path (then taken over). Never replaces a key.
+--                              → ticket | nil, message, code
+--   wait(ticket)               → true once the store confirmed it | nil, message, code
+--   get(key)                   → open file | nil, message, code
+--   head(key)                  → {size} | nil, message, code
+--   delete(keys)               → number deleted | nil, message, code
+--   list(prefix, after)        → {{key, size}, …} in key order, at most 1,000 | nil, message, code
+--   staging()                  → folder on the store's own disk where large files are prepared, or nil
+--   close()
+--
+-- Several puts may be in flight; each is waited for once. A missing key has code "not_found", a taken one "exists".
+-- @module storage
+local M = {}
+
+local DEVICE_HASH = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+local TEMPLATE = "^[a-z0-9_-]+$"
+
+--- The key of a generated file. The artifact id makes it new for every build, so that a stale upload replaces nothing.
+-- @tparam string device_hash
+-- @tparam string template name
+-- @tparam string artifact_id UUID
+-- @treturn[1] string key
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code "bad_device" or "bad_template"
+function M.key(device_hash, template, artifact_id)
+  if #device_hash > 128 or not device_hash:match(DEVICE_HASH) then
+    local rule = "must be 1 to 128 of A-Z a-z 0-9 _ - . and not begin with a dot"
+    return nil, ("storage: device_hash %q: %s"):format(device_hash, rule), "bad_device"
+  end
+  if #template > 64 or not template:match(TEMPLATE) then
+    return nil, ("storage: template %q: must be 1 to 64 of a-z 0-9 _ -"):format(template), "bad_template"
+  end
+  return ("generated/%s/%s_%s.ate"):format(device_hash, template, artifact_id)
+end
+
+--- Whether a key is one that `key` can have made, or a folder-like prefix of such.
+-- @tparam string key
+-- @treturn boolean
+function M.is_safe(key)
+  return #key > 0 and #key <= 1000 and not key:find("[^A-Za-z0-9._/-]")
+    and not ("/" .. key .. "/"):find("//", 1, true) and not ("/" .. key):find("/.", 1, true)
+end
+
+--- Opens the store that the configuration names.
+-- @tparam table config see config.lua
+-- @treturn[1] table store
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.open(config)
+  return require("storage.local").open(config)
+end
+
+return M

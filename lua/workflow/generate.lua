@@ -1,0 +1,217 @@
+--- Builds one bundle: a claimed job in, a sealed file on its way to the store out. Knows no queue and no SQL.
+-- @module workflow.generate
+local container = require "ate.container"
+local crypto = require "atelier.crypto"
+local json = require "atelier.json"
+local kit = require "template.kit"
+local licence = require "ate.licence"
+local storage = require "storage"
+local template = require "template"
+local clock = require "clock"
+
+local M = {}
+local Builder = {}
+Builder.__index = Builder
+
+-- What a variable says when a licence never ends: a time, so that a tool may compare it like any other.
+local NEVER = "9999-12-31T23:59:59Z"
+
+--- A new builder: the templates and kits that it has prepared, and what every bundle needs.
+-- @tparam table options config (see config.lua), ring (key ring), store (see storage)
+-- @treturn table builder
+function M.new(options)
+  return setmetatable({
+    config = options.config,
+    ring = options.ring,
+    store = options.store,
+    templates = {},
+    kits = kit.cache(options.config.worker_kits),
+  }, Builder)
+end
+
+-- A random UUID (RFC 9562, version 4).
+local function uuid()
+  local b = { crypto.random(16):byte(1, 16) }
+  b[7] = b[7] & 0x0f | 0x40
+  b[9] = b[9] & 0x3f | 0x80
+  return (("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"):format(table.unpack(b)))
+end
+
+-- The template of a job, loaded once per published content.
+function Builder:template(job)
+  local published = job.content_sha256 ~= json.null and job.content_sha256 or ""
+  local id = ("%s %s %s"):format(job.template_name, job.template_version, published)
+  local known = self.templates[id]
+  if known then
+    return known
+  end
+  local folder = job.template_path:match("([^/]+)/*$") or ""
+  local loaded, message, code = template.load(self.config.templates_dir .. "/" .. folder)
+  if not loaded then
+    return nil, message, code
+  end
+  if loaded.name ~= job.template_name or loaded.version ~= job.template_version then
+    return nil, ("template %s: version %s is wanted, this host has %s %s"):format(job.template_name,
+      job.template_version, loaded.name, loaded.version), "template_version"
+  end
+  if published ~= "" and loaded.content_sha256 ~= published then
+    return nil, ("template %s %s: its files differ from the published ones; give it a new version and publish that")
+      :format(loaded.name, loaded.version), "template_version"
+  end
+  self.templates[id] = loaded
+  return loaded
+end
+
+-- The kit of a job's template and plan.
+function Builder:kit(job)
+  local loaded, message, code = self:template(job)
+  if not loaded then
+    return nil, message, code
+  end
+  return self.kits:get(loaded, job.plan_tools)
+end
+
+-- Seconds only: the container's times have no fraction.
+local function to_seconds(time)
+  if time == nil or time == json.null then
+    return nil
+  end
+  return (time:gsub("%.%d+Z$", "Z"))
+end
+
+-- What the template's placeholders may name.
+local function variables(job, artifact_id, key)
+  return {
+    device_hash = job.device_hash,
+    plan = job.plan_name,
+    plan_tools = job.plan_tools,
+    license_key = key,
+    expires_at = to_seconds(job.license_expires_at) or NEVER,
+    issued_at = os.date("!%Y-%m-%dT%H:%M:%SZ"),
+    template = job.template_name,
+    version = job.template_version,
+    artifact_id = artifact_id,
+    params = job.generation_params ~= json.null and job.generation_params or {},
+  }
+end
+
+local function metadata(job, vars)
+  return {
+    artifact_id = vars.artifact_id,
+    template = vars.template,
+    version = vars.version,
+    plan = vars.plan,
+    tools = vars.plan_tools,
+    generation = job.generation,
+    issued_at = vars.issued_at,
+    expires_at = to_seconds(job.license_expires_at) or json.null,
+  }
+end
+
+-- What is recorded of the values. The licence key is not: whoever may have it can derive it.
+local function record(vars, job, master_id, signer_id)
+  return {
+    artifact_id = vars.artifact_id,
+    device_hash = vars.device_hash,
+    plan = vars.plan,
+    plan_tools = vars.plan_tools,
+    expires_at = vars.expires_at,
+    issued_at = vars.issued_at,
+    template = vars.template,
+    version = vars.version,
+    params = next(vars.params) and vars.params or nil,
+    generation = job.generation,
+    container = job.container,
+    master_key_id = master_id,
+    signer_id = signer_id,
+  }
+end
+
+-- Small bundles never touch the disk before the store; large ones are built in files on the store's own disk.
+local function build_in_memory(prepared, vars, seal)
+  local archive, message, code = prepared:build(vars)
+  if not archive then
+    return nil, message, code
+  end
+  local built = clock.now()
+  seal.archive = archive
+  local sealed
+  sealed, message, code = container.seal(seal)
+  if not sealed then
+    return nil, message, code
+  end
+  return sealed, sealed.parts, built
+end
+
+local function build_in_files(prepared, vars, seal, staging)
+  local base = staging .. "/" .. vars.artifact_id
+  local ok, message, code = prepared:build_file(vars, base .. ".zip")
+  if not ok then
+    return nil, message, code
+  end
+  local built = clock.now()
+  seal.archive_path, seal.path = base .. ".zip", base .. ".ate"
+  local sealed
+  sealed, message, code = container.seal_file(seal)
+  os.remove(base .. ".zip")
+  if not sealed then
+    return nil, message, code
+  end
+  return sealed, seal.path, built
+end
+
+--- Builds the bundle of a job and begins to store it. Blocks; never yields.
+-- @tparam table job a row of `claim_ate_generations`
+-- @treturn[1] table artifact: key, ticket, size, checksum, encryption_key_hash, variables, timing (ms by stage)
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function Builder:build(job)
+  local began = clock.now()
+  local prepared, message, code = self:kit(job)
+  if not prepared then
+    return nil, message, code
+  end
+  local master, master_id = self.ring:master()
+  local signer, signer_id = self.ring:signer()
+  local key = licence.key(master, job.device_id)
+  local vars = variables(job, uuid(), key)
+  local name
+  name, message, code = storage.key(job.device_hash, job.template_name, vars.artifact_id)
+  if not name then
+    return nil, message, code
+  end
+  local seal = {
+    container = job.container,
+    licence = key,
+    device_hash = job.device_hash,
+    metadata = metadata(job, vars),
+    signer = signer,
+  }
+  local sealed, source, built
+  if prepared.streamed then
+    sealed, source, built = build_in_files(prepared, vars, seal, self.store:staging())
+  else
+    sealed, source, built = build_in_memory(prepared, vars, seal)
+  end
+  if not sealed then
+    return nil, source, built
+  end
+  local sealed_at = clock.now()
+  local ticket
+  ticket, message, code = self.store:put(name, source)
+  if not ticket then
+    return nil, message, code
+  end
+  return {
+    key = name,
+    ticket = ticket,
+    size = sealed.size,
+    checksum = sealed.checksum,
+    encryption_key_hash = sealed.encryption_key_hash,
+    variables = record(vars, job, master_id, signer_id),
+    timing = { build = (built - began) * 1000, seal = (sealed_at - built) * 1000, stored_from = sealed_at },
+  }
+end
+
+return M

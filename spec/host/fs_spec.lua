@@ -1,0 +1,163 @@
+local fs = require "atelier.fs"
+local oom = require "oom"
+
+local function read(path)
+  local file = io.open(path, "rb")
+  if not file then
+    return nil
+  end
+  local bytes = file:read("a")
+  file:close()
+  return bytes
+end
+
+local function listing(dir)
+  local pipe = assert(io.popen("find '" .. dir .. "' -mindepth 1 | sort"))
+  local text = pipe:read("a"):gsub(dir .. "/", "")
+  pipe:close()
+  return text
+end
+
+describe("atelier.fs", function()
+  local dir, pool
+
+  before_each(function()
+    dir = os.tmpname()
+    os.remove(dir)
+    assert(os.execute("mkdir '" .. dir .. "'"))
+    pool = assert(fs.pool(dir, 4))
+  end)
+
+  after_each(function()
+    pool:close()
+    os.execute("rm -rf '" .. dir .. "'")
+    collectgarbage()
+    collectgarbage()
+    assert.equal(0, fs.live_handles())
+  end)
+
+  it("writes parts in order, with the folders they need", function()
+    local ticket = assert(pool:put("a/b/c.bin", { "one\0", "", "two" }))
+    assert.is_true(pool:wait(ticket))
+    assert.equal("one\0two", read(dir .. "/a/b/c.bin"))
+    assert.equal("a\na/b\na/b/c.bin\n", listing(dir))
+  end)
+
+  it("keeps many in flight, whatever the collector does meanwhile", function()
+    local tickets = {}
+    for i = 1, 200 do
+      local parts = { ("%d:"):format(i), ("x"):rep(i * 10) }
+      tickets[i] = assert(pool:put(("d%d/f%d"):format(i % 7, i), parts))
+      parts[1], parts[2] = nil, nil
+      collectgarbage("step")
+    end
+    for i = 200, 1, -1 do
+      assert.is_true(pool:wait(tickets[i]))
+    end
+    for i = 1, 200 do
+      assert.equal(("%d:"):format(i) .. ("x"):rep(i * 10), read(("%s/d%d/f%d"):format(dir, i % 7, i)))
+    end
+  end)
+
+  it("says busy at 256 puts that nobody collected", function()
+    local first = assert(pool:put("f1", { "x" }))
+    for i = 2, 256 do
+      assert(pool:put("f" .. i, { "x" }))
+    end
+    local ticket, message, code = pool:put("one_more", { "x" })
+    assert.is_nil(ticket)
+    assert.equal("busy", code)
+    assert.equal("put: one_more: 256 puts wait to be collected", message)
+    assert.is_true(pool:wait(first))
+    assert(pool:put("one_more", { "x" }))
+  end)
+
+  it("never replaces a file", function()
+    assert.is_true(pool:wait(assert(pool:put("same", { "old" }))))
+    local ok, message, code = pool:wait(assert(pool:put("same", { "new" })))
+    assert.is_nil(ok)
+    assert.equal("EEXIST", code)
+    assert.matches("put: same", message, 1, true)
+    assert.equal("old", read(dir .. "/same"))
+    assert.equal("same\n", listing(dir))
+  end)
+
+  it("takes over a file, by moving it or, from another file system, by copying", function()
+    for _, from in ipairs { dir .. "/.source", "/dev/shm/atelier-fs-spec" } do
+      local file = assert(io.open(from, "wb"))
+      file:write(("0123456789"):rep(300000))
+      file:close()
+      local name = "taken" .. #from
+      assert.is_true(pool:wait(assert(pool:put(name, from))))
+      assert.equal(3000000, #read(dir .. "/" .. name))
+      assert.is_nil(read(from))
+    end
+  end)
+
+  it("reports what is in the way, and leaves nothing behind", function()
+    assert.is_true(pool:wait(assert(pool:put("file", { "x" }))))
+    local ok, message, code = pool:wait(assert(pool:put("file/below", { "x" })))
+    assert.is_nil(ok)
+    assert.equal("ENOTDIR", code)
+    assert.matches("open folder", message, 1, true)
+    assert.equal("ENOENT", select(3, pool:wait(assert(pool:put("y", dir .. "/missing")))))
+    assert(os.execute("ln -s /tmp '" .. dir .. "/link'"))
+    assert.equal("ENOTDIR", select(3, pool:wait(assert(pool:put("link/z", { "x" })))))
+    assert.equal("file\nlink\n", listing(dir))
+  end)
+
+  it("refuses names that lead out or begin with a dot", function()
+    for _, name in ipairs { "", "/x", "../x", "a/../x", "a//b", "a/", ".x", "a/.x", "a\0b", ("n"):rep(256), ("n/"):rep(600) } do
+      assert.error(function() pool:put(name, { "x" }) end)
+    end
+    assert.error(function() pool:put("x", { 1 }) end)
+    assert.error(function() pool:put("x", true) end)
+    assert.error_matches(function() pool:wait(99) end, "no such ticket")
+  end)
+
+  it("finishes what was put when it is closed, and then says that it is closed", function()
+    for i = 1, 50 do
+      assert(pool:put("f" .. i, { "x" }))
+    end
+    pool:close()
+    pool:close()
+    assert.equal("fs.pool: closed", tostring(pool))
+    assert.error_matches(function() pool:put("g", { "x" }) end, "pool is closed")
+    local _, count = listing(dir):gsub("\n", "")
+    assert.equal(50, count)
+  end)
+
+  it("reports a folder that is missing or is none", function()
+    local ok, message, code = fs.pool(dir .. "/none")
+    assert.is_nil(ok)
+    assert.equal("ENOENT", code)
+    assert.matches("open folder: .*none: No such file", message)
+    assert.error(function() fs.pool(dir, 0) end)
+    assert.error(function() fs.pool(dir, 65) end)
+  end)
+
+  it("survives the want of memory at every allocation", function()
+    local n = 0
+    assert.is_true(oom.run(function()
+      n = n + 1
+      local p <close> = fs.pool(dir, 2)
+      p:wait(p:put("oom" .. n, { "a", "b" }))
+    end) > 3)
+  end)
+end)
+
+describe("atelier.fs on a full file system", function()
+  it("fails the put and leaves no file", function()
+    local dir = os.tmpname()
+    os.remove(dir)
+    assert(os.execute("mkdir '" .. dir .. "' && mount -t tmpfs -o size=64k tmpfs '" .. dir .. "'"))
+    finally(function() os.execute("umount '" .. dir .. "' && rmdir '" .. dir .. "'") end)
+    local pool <close> = assert(fs.pool(dir, 2))
+    local ok, message, code = pool:wait(assert(pool:put("big", { ("x"):rep(200000) })))
+    assert.is_nil(ok)
+    assert.equal("ENOSPC", code)
+    assert.matches("put: big: write: No space left", message, 1, true)
+    assert.equal("", listing(dir))
+    assert.is_true(pool:wait(assert(pool:put("small", { "x" }))))
+  end)
+end)
