@@ -1,0 +1,840 @@
+-- 11_ate_helper_functions.sql: who is entitled, and what happens to a job from its request to its file.
+--
+-- Owns the one function that decides about entitlement, the functions for users (get_*, queue_ate_generation), the purchase
+-- triggers, and the worker's side of the queue (claim, complete, fail, release, renew) with the rescue of dead workers'
+-- jobs. Must not know how a file is made or stored. Needs 10_ate_file_system.sql; safe to run again; pastes whole.
+--
+-- Refusals have SQLSTATEs of their own; DETAIL is a short stable word, HINT says what to do:
+--   AT001  the device is unknown, or not the caller's (one and the same)
+--   AT002  the device is not entitled                          DETAIL: the reason, as ate_entitlement gives it
+--   AT003  the template is unknown or inactive
+--   AT004  the priority is outside 1..10
+--   AT005  the attempt is no longer the current one            DETAIL: stale
+--   AT006  there is no such job or file                        DETAIL: unknown
+--   AT007  the job is not in a state for this                  DETAIL: its status
+--   AT008  an argument is malformed                            DETAIL: which one
+--   AT009  another content was published under this version
+--
+-- Argument names are part of the interface and collide with columns: inside the functions a bare name is the column, an
+-- argument is written with the function's name before it. Each statement of a VOLATILE function sees what was committed
+-- before it began: several rules below rest on that (READ COMMITTED).
+--
+-- Channels: ate_queue wakes workers; ate_jobs tells live views {"state": …, "ids": […]}, and they read the rows themselves.
+
+do $$ begin
+  perform set_config('lock_timeout', '5s', true), set_config('client_min_messages', 'warning', true);
+end $$;
+
+-- Callers -------------------------------------------------------------------------------------------------------------------
+
+-- 'service', 'user' or 'none'. The caller is the role in force: claims are worth nothing under any other role, and under
+-- SECURITY DEFINER current_user is the function's owner, whom session_user may well be.
+create or replace function public.ate_caller() returns text
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  caller constant name := coalesce(nullif(nullif(current_setting('role', true), 'none'), ''), session_user);
+begin
+  if caller = 'authenticated' then
+    return 'user';
+  elsif caller = current_user or pg_has_role(caller, 'service_role', 'usage') then
+    return 'service';
+  elsif pg_has_role(caller, 'authenticated', 'usage') then
+    return 'user';
+  end if;
+  return 'none';
+end $$;
+
+-- The device of that hash if the caller may know of it, else NULL.
+create or replace function public.ate_find_device(device_hash text) returns uuid
+language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  caller constant text := public.ate_caller();
+begin
+  return (
+    select d.id from public.devices d
+    where d.device_hash = ate_find_device.device_hash
+      and (caller = 'service' or caller = 'user' and d.user_id = auth.uid())
+  );
+end $$;
+
+-- Entitlement ---------------------------------------------------------------------------------------------------------------
+
+-- The one function that decides. An active device with an active subscription and a valid, unexpired licence; or a device in
+-- its trial; as long as its rank by age among its user's entitled devices is within its own plan's max_devices. The reason
+-- is NULL for the entitled.
+create or replace function public.ate_entitlement(device_ids uuid[])
+returns table (device_id uuid, user_id uuid, device_hash text, plan_id uuid, plan_name text, plan_tools jsonb,
+               expires_at timestamptz, entitled boolean, reason text)
+language plpgsql stable security definer rows 50 set search_path = '' as $$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := clock_timestamp();
+  starter constant uuid := (select p.id from public.plans p where p.name = 'starter');
+begin
+  return query
+  with crowd as (
+    select d.id from public.devices d where d.id = any (ate_entitlement.device_ids)
+    union
+    select s.id from public.devices d join public.devices s on s.user_id = d.user_id
+    where d.id = any (ate_entitlement.device_ids)
+  ), judged as (
+    select d.id, d.user_id, d.device_hash::text as device_hash, d.created_at, s.plan_id as wish,
+      case when d.status = 'trial' then d.trial_ends_at else l.expires_at end as expires_at,
+      case
+        when d.device_hash !~ '^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$' then 'bad_device_hash'
+        when d.status = 'trial' then case when d.trial_ends_at > moment then null else 'trial_ended' end
+        when d.status is distinct from 'active' then 'device_not_active'
+        when s.id is null then 'no_subscription'
+        when s.status is distinct from 'active' then 'subscription_not_active'
+        when l.id is null then 'no_licence'
+        when l.is_valid is not true then 'licence_invalid'
+        when l.expires_at <= moment then 'licence_expired'
+      end as reason
+    from crowd c
+      join public.devices d on d.id = c.id
+      left join public.subscriptions s on s.device_id = d.id
+      left join public.licenses l on l.device_id = d.id
+  ), ranked as (
+    select j.*, row_number() over (partition by coalesce(j.user_id, j.id), j.reason is null
+                                   order by j.created_at, j.id) as place
+    from judged j
+  )
+  select r.id, r.user_id, r.device_hash, p.id, p.name::text, p.tools, r.expires_at,
+    r.reason is null and r.place <= p.max_devices,
+    coalesce(r.reason, case when r.place > p.max_devices then 'too_many_devices' end)
+  from ranked r
+    left join public.plans named on named.name = r.wish
+    left join public.plan_aliases a on a.alias = r.wish
+    left join public.plans meant on meant.name = a.plan_name
+    join public.plans p on p.id = coalesce(named.id, meant.id, starter)
+  where r.id = any (ate_entitlement.device_ids);
+end $$;
+
+create or replace function public.get_device_plan_info(device_hash text)
+returns table (device_id uuid, plan_name text, plan_tools jsonb, license_expires_at timestamptz, is_valid boolean)
+language plpgsql stable security definer rows 1 set search_path = '' as $$
+#variable_conflict use_column
+begin
+  return query
+  select e.device_id, e.plan_name, e.plan_tools, e.expires_at, e.entitled
+  from public.ate_entitlement(array[public.ate_find_device(get_device_plan_info.device_hash)]) e;
+end $$;
+
+-- A row per file of the device; a single row of nothing while it has none.
+create or replace function public.get_download_info(device_hash text)
+returns table (ate_file_id uuid, filename text, file_size_bytes bigint, expires_at timestamptz, download_count integer,
+               is_ready boolean)
+language plpgsql stable security definer rows 1 set search_path = '' as $$
+#variable_conflict use_column
+begin
+  return query
+  select f.id, f.filename::text, f.file_size_bytes, f.expires_at, coalesce(f.download_count, 0),
+    coalesce(e.entitled and f.is_active and f.generation_status = 'success'
+      and (f.expires_at is null or f.expires_at > clock_timestamp()) and e.plan_tools @> f.tools, false)
+  from public.ate_entitlement(array[public.ate_find_device(get_download_info.device_hash)]) e
+    left join public.ate_files f on f.device_id = e.device_id
+    left join public.ate_templates t on t.id = f.template_id
+  order by t.name = 'smartgram' desc, f.updated_at desc;
+end $$;
+
+-- Requests ------------------------------------------------------------------------------------------------------------------
+
+create or replace function public.ate_notify_jobs(state text, ids uuid[]) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+  -- A payload ends at 8000 bytes.
+  for nth in 1 .. coalesce(cardinality(ids), 0) by 150 loop
+    perform pg_notify('ate_jobs',
+      '{"state": "' || state || '", "ids": ["' || array_to_string(ids[nth : nth + 149], '", "') || '"]}');
+  end loop;
+end $$;
+
+-- Puts jobs in the queue, or touches those that are there. Never DO NOTHING: the touched row is locked until the caller
+-- commits, so that no claim can take it and read what was true before.
+create or replace function public.ate_enqueue(device_ids uuid[], template_ids uuid[], priority integer, reason text)
+returns uuid[]
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  purchase constant boolean := ate_enqueue.reason = 'purchase';
+  ids uuid[];
+begin
+  with touched as (
+    insert into public.file_generation_queue as q (device_id, template_id, priority, reason, run_after)
+    -- A purchase often comes in several transactions. While a part is missing the job waits for it a little; the part that
+    -- completes the purchase brings it forward.
+    select e.device_id, t.id, ate_enqueue.priority, ate_enqueue.reason,
+      now() + case when e.entitled then interval '0' else interval '5 seconds' end
+    from public.ate_entitlement(ate_enqueue.device_ids) e
+      join public.ate_templates t on t.id = any (ate_enqueue.template_ids)
+    where e.reason is distinct from 'bad_device_hash'
+    order by e.device_id, t.id
+    on conflict (device_id, template_id) where status = 'queued' do update set
+      priority = least(q.priority, excluded.priority),
+      -- A purchase does not wait behind the backoff of an older failure, and has all its retries.
+      run_after = case when purchase then least(q.run_after, excluded.run_after) else q.run_after end,
+      retry_count = case when purchase then 0 else q.retry_count end,
+      reason = case when purchase then 'purchase' else q.reason end,
+      updated_at = clock_timestamp()
+    returning q.id
+  )
+  select array_agg(id) into ids from touched;
+  perform public.ate_notify_jobs('queued', ids);
+  return ids;
+end $$;
+
+create or replace function public.ate_wake_workers() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  perform pg_notify('ate_queue', '');
+  return null;
+end $$;
+
+create or replace trigger ate_wake_workers after insert
+  on public.file_generation_queue for each statement execute function public.ate_wake_workers();
+
+create or replace function public.queue_ate_generation(device_hash text, template_name text default 'smartgram',
+                                                       priority integer default 5) returns uuid
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  device constant uuid := public.ate_find_device(queue_ate_generation.device_hash);
+  template uuid;
+  refusal text;
+begin
+  if queue_ate_generation.priority is null or queue_ate_generation.priority not between 1 and 10 then
+    raise exception using errcode = 'AT004', detail = 'bad_priority', hint = 'Use 1 (first) to 10 (last).',
+      message = format('queue_ate_generation: priority %s: must be within 1 to 10', queue_ate_generation.priority);
+  end if;
+  if device is null then
+    raise exception using errcode = 'AT001', detail = 'unknown_device',
+      hint = 'Check the device hash; a device must be registered, and yours.',
+      message = 'queue_ate_generation: unknown device';
+  end if;
+  select t.id into template from public.ate_templates t
+  where t.name = queue_ate_generation.template_name and t.is_active;
+  if template is null then
+    raise exception using errcode = 'AT003', detail = 'unknown_template', hint = 'Publish the template, or name another one.',
+      message = format('queue_ate_generation: template %s: unknown or inactive',
+                       coalesce(queue_ate_generation.template_name, 'NULL'));
+  end if;
+  select e.reason into refusal from public.ate_entitlement(array[device]) e where not e.entitled;
+  if found then
+    raise exception using errcode = 'AT002', detail = refusal, hint = public.ate_reason_hint(refusal),
+      message = format('queue_ate_generation: device %s: not entitled (%s)', queue_ate_generation.device_hash, refusal);
+  end if;
+  return (public.ate_enqueue(array[device], array[template], queue_ate_generation.priority, 'request'))[1];
+end $$;
+
+create or replace function public.ate_reason_hint(reason text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  return case reason
+    when 'bad_device_hash' then 'A device hash has 1 to 128 characters of A-Z a-z 0-9 . _ - and does not begin with a dot.'
+    when 'trial_ended' then 'The trial is over: a subscription is needed.'
+    when 'device_not_active' then 'Only an active device, or one in its trial, gets files.'
+    when 'no_subscription' then 'The device has no subscription.'
+    when 'subscription_not_active' then 'The subscription must be active.'
+    when 'no_licence' then 'The device has no licence.'
+    when 'licence_invalid' then 'The licence is not valid.'
+    when 'licence_expired' then 'The licence has expired: renew it.'
+    when 'too_many_devices' then 'The plan allows fewer devices: remove one, or choose a larger plan.'
+    when 'template_inactive' then 'The template is not active.'
+  end;
+end $$;
+
+create or replace function public.log_download(ate_file_id uuid, download_ip inet, user_agent text, bytes_downloaded bigint,
+                                               status text default 'completed', reached_end boolean default true)
+returns uuid
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  device uuid;
+  entry uuid;
+begin
+  if log_download.status is null or log_download.status not in ('completed', 'failed') then
+    raise exception using errcode = 'AT008', detail = 'status', hint = 'Use completed or failed.',
+      message = format('log_download: status %s: unknown', coalesce(log_download.status, 'NULL'));
+  elsif log_download.bytes_downloaded is null or log_download.bytes_downloaded < 0 then
+    raise exception using errcode = 'AT008', detail = 'bytes_downloaded', hint = 'Count the bytes that were really sent.',
+      message = 'log_download: bytes_downloaded: must be a number from 0 up';
+  end if;
+  -- Part of a file may be fetched many times; only a response that ends with its last byte is a download.
+  update public.ate_files f set
+    download_count = f.download_count
+      + case when log_download.status = 'completed' and log_download.reached_end then 1 else 0 end,
+    last_downloaded_at = clock_timestamp()
+  where f.id = log_download.ate_file_id
+  returning f.device_id into device;
+  if not found then
+    raise exception using errcode = 'AT006', detail = 'unknown', hint = 'The file may have gone with its device.',
+      message = format('log_download: file %s: unknown', coalesce(log_download.ate_file_id::text, 'NULL'));
+  end if;
+  insert into public.download_history (ate_file_id, device_id, download_ip, user_agent, status, bytes_downloaded, reached_end)
+  values (log_download.ate_file_id, device, log_download.download_ip, log_download.user_agent, log_download.status,
+          log_download.bytes_downloaded, coalesce(log_download.reached_end, false))
+  returning id into entry;
+  return entry;
+end $$;
+
+-- Purchases -----------------------------------------------------------------------------------------------------------------
+-- Per statement, over all its rows. Which device is entitled is not asked here: another transaction may be committing the
+-- missing part right now. The job asks when it runs.
+
+create or replace function public.ate_purchased(device_ids uuid[]) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+  if cardinality(device_ids) > 0 then
+    perform public.ate_enqueue(device_ids, array(select t.id from public.ate_templates t where t.is_active), 5, 'purchase');
+  end if;
+end $$;
+
+create or replace function public.ate_on_subscriptions() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if tg_op = 'INSERT' then
+    perform public.ate_purchased(array(
+      select n.device_id from new_rows n join public.devices d on d.id = n.device_id
+      where n.status = 'active' or d.status = 'trial' and n.plan_id is not null));
+  else
+    perform public.ate_purchased(array(
+      select n.device_id from new_rows n
+        join old_rows o on o.id = n.id
+        join public.devices d on d.id = n.device_id
+      where n.status = 'active' and o.status is distinct from 'active'
+         or n.plan_id is distinct from o.plan_id and (n.status = 'active' or d.status = 'trial')
+         or n.device_id <> o.device_id and (n.status = 'active' or d.status = 'trial')));
+  end if;
+  return null;
+end $$;
+
+create or replace function public.ate_on_devices() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if tg_op = 'INSERT' then
+    perform public.ate_purchased(array(select n.id from new_rows n where n.status in ('active', 'trial')));
+  else
+    perform public.ate_purchased(array(
+      select n.id from new_rows n join old_rows o on o.id = n.id
+      where n.status in ('active', 'trial')
+        and (n.status is distinct from o.status
+             or n.status = 'trial' and n.trial_ends_at is distinct from o.trial_ends_at
+             -- The file is sealed for the hash.
+             or n.device_hash is distinct from o.device_hash)));
+  end if;
+  return null;
+end $$;
+
+create or replace function public.ate_on_licenses() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  -- A licence that became worthless calls for no file.
+  if tg_op = 'INSERT' then
+    perform public.ate_purchased(array(
+      select n.device_id from new_rows n join public.devices d on d.id = n.device_id
+      where n.is_valid and (n.expires_at is null or n.expires_at > now()) and d.status in ('active', 'trial')));
+  else
+    perform public.ate_purchased(array(
+      select n.device_id from new_rows n
+        join old_rows o on o.id = n.id
+        join public.devices d on d.id = n.device_id
+      where n.is_valid and (n.expires_at is null or n.expires_at > now()) and d.status in ('active', 'trial')
+        and (n.is_valid is distinct from o.is_valid or n.expires_at is distinct from o.expires_at
+             or n.device_id <> o.device_id)));
+  end if;
+  return null;
+end $$;
+
+create or replace trigger ate_subscription_inserted after insert on public.subscriptions
+  referencing new table as new_rows for each statement execute function public.ate_on_subscriptions();
+create or replace trigger ate_subscription_updated after update on public.subscriptions
+  referencing old table as old_rows new table as new_rows for each statement execute function public.ate_on_subscriptions();
+create or replace trigger ate_device_inserted after insert on public.devices
+  referencing new table as new_rows for each statement execute function public.ate_on_devices();
+create or replace trigger ate_device_updated after update on public.devices
+  referencing old table as old_rows new table as new_rows for each statement execute function public.ate_on_devices();
+create or replace trigger ate_license_inserted after insert on public.licenses
+  referencing new table as new_rows for each statement execute function public.ate_on_licenses();
+create or replace trigger ate_license_updated after update on public.licenses
+  referencing old table as old_rows new table as new_rows for each statement execute function public.ate_on_licenses();
+
+-- Jobs that go back ---------------------------------------------------------------------------------------------------------
+
+-- Ends a run without a file. cost 1: the run counts against max_retries; 0: it does not. delay NULL: exponential backoff
+-- with full jitter. The rows are locked by the caller. A row that may not go back, because a newer one is queued, becomes
+-- cancelled. Gives the rows' new status.
+create or replace function public.ate_put_back(queue_ids uuid[], cost integer, permanent boolean, delay interval, code text,
+                                               message text)
+returns table (queue_id uuid, status text)
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := clock_timestamp();
+  after public.file_generation_queue[];
+begin
+  loop
+    begin
+      with next as (
+        select q.id, case
+            when ate_put_back.permanent or cost > 0 and q.retry_count >= q.max_retries then 'failed'
+            when exists (select from public.file_generation_queue n where n.status = 'queued'
+                         and n.device_id = q.device_id and n.template_id = q.template_id) then 'cancelled'
+            else 'queued'
+          end as status
+        from public.file_generation_queue q
+        where q.id = any (ate_put_back.queue_ids) and q.status = 'processing'
+      ), moved as (
+        update public.file_generation_queue q set
+          status = next.status,
+          retry_count = q.retry_count + case when next.status = 'queued' then cost else 0 end,
+          run_after = case when next.status <> 'queued' then q.run_after else moment + coalesce(delay,
+            random() * least(interval '10 minutes', interval '2 seconds' * power(2, least(q.retry_count, 20)))) end,
+          lease_until = null, stage = null, updated_at = moment,
+          finished_at = case when next.status = 'queued' then null else moment end,
+          error_code = case when next.status = 'cancelled' then 'superseded' else code end,
+          error_message = case when next.status = 'cancelled'
+            then 'superseded: a newer job is queued' || coalesce(' (' || message || ')', '') else message end
+        from next
+        where q.id = next.id
+        returning q.*
+      )
+      select array_agg(m) into after from moved m;
+      exit;
+    exception when unique_violation then
+      -- A newer request got in between: look again, now it is seen.
+      null;
+    end;
+  end loop;
+  perform public.ate_notify_jobs(s.status, s.ids)
+    from (select a.status, array_agg(a.id) as ids from unnest(after) a group by a.status) s;
+  if exists (select from unnest(after) a where a.status = 'queued' and a.run_after <= moment) then
+    perform pg_notify('ate_queue', '');
+  end if;
+  return query select a.id, a.status::text from unnest(after) a;
+end $$;
+
+-- Workers -------------------------------------------------------------------------------------------------------------------
+
+create or replace function public.ate_worker_key(worker_id text) returns bigint
+language plpgsql immutable set search_path = '' as $$
+begin
+  return hashtextextended('atelier worker ' || worker_id, 0);
+end $$;
+
+-- Gives back the jobs of workers whose lock is gone, and those whose lease is over. One look at pg_locks for all of them.
+create or replace function public.rescue_ate_generations() returns integer
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := clock_timestamp();
+  lost text[];
+  ids uuid[];
+begin
+  if exists (select from public.ate_workers w where w.gone_at is null and w.lock_held) then
+    update public.ate_workers w set gone_at = moment, gone_reason = 'lost'
+    where w.worker_id in (
+      select c.worker_id from public.ate_workers c
+      where c.gone_at is null and c.lock_held and public.ate_worker_key(c.worker_id) not in (
+        select l.classid::bigint << 32 | l.objid::bigint from pg_locks l
+        where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+          and l.database = (select d.oid from pg_database d where d.datname = current_database()))
+      for update skip locked);
+  end if;
+  -- Not only those found just now: one of their rows may have been locked a moment ago.
+  lost := array(select w.worker_id from public.ate_workers w
+                where w.gone_at > moment - interval '10 seconds' and w.gone_reason = 'lost');
+  if cardinality(lost) > 0 then
+    ids := array(select q.id from public.file_generation_queue q
+                 where q.status = 'processing' and q.worker_id = any (lost) order by q.id for update skip locked);
+    perform public.ate_put_back(ids, 1, false, interval '0', 'worker_lost', 'the worker ended without a word');
+  end if;
+  lost := ids;
+  ids := array(select q.id from public.file_generation_queue q
+               where q.status = 'processing' and q.lease_until < moment order by q.id for update skip locked);
+  if cardinality(ids) > 0 then
+    perform public.ate_put_back(ids, 1, false, interval '0', 'lease_over', 'the lease ran out');
+  end if;
+  return coalesce(cardinality(lost), 0) + cardinality(ids);
+end $$;
+
+-- Four times a second at most, and with the first claim of a session: signs of life, then the rescue of others.
+-- The session keeps the worker's lock. When another session has it (a pooler that shares sessions, or one left over), or
+-- atelier.worker_lock is off, the lock says nothing about this worker: from then on only its leases count.
+create or replace function public.ate_worker_tick(worker_id text) returns void
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  me constant text := ate_worker_tick.worker_id;
+  parts constant text[] := regexp_match(me, '^(.+)[:/ -]([0-9]{1,9})[:/ -][^:/ -]+$');
+  held boolean := current_setting('atelier.worker', true) = me;
+begin
+  if held is not true then
+    held := coalesce(current_setting('atelier.worker_lock', true), '') <> 'off'
+      and pg_try_advisory_lock(public.ate_worker_key(me));
+    perform set_config('atelier.worker', me, false);
+  else
+    held := (select w.lock_held from public.ate_workers w where w.worker_id = me);
+  end if;
+  insert into public.ate_workers as w (worker_id, host, pid, backend_pid, lock_held, started_at, last_seen)
+  values (me, parts[1], parts[2]::integer, pg_backend_pid(), coalesce(held, false), clock_timestamp(), clock_timestamp())
+  on conflict (worker_id) do update set
+    backend_pid = excluded.backend_pid, lock_held = w.lock_held and excluded.lock_held, last_seen = excluded.last_seen,
+    gone_at = null, gone_reason = null;
+  perform public.rescue_ate_generations();
+  perform set_config('atelier.next_tick', (extract(epoch from clock_timestamp()) + 0.25)::text, false);
+end $$;
+
+create or replace function public.claim_ate_generations(worker_id text, batch_size integer default 1,
+                                                        lease interval default '60 seconds',
+                                                        only_queue_id uuid default null)
+returns table (queue_id uuid, attempt integer, device_id uuid, device_hash text, template_id uuid, template_name text,
+               template_version text, template_path text, file_structure jsonb, plan_id uuid, plan_name text,
+               plan_tools jsonb, license_expires_at timestamptz, generation_params jsonb, generation integer, container text,
+               template_runtime text, content_sha256 text, required_variables jsonb, user_id uuid, priority integer,
+               retry_count integer, max_retries integer, reason text, queued_at timestamptz)
+language plpgsql security definer rows 50
+-- Only index walks, whatever the statistics of a table that was empty a minute ago say.
+set search_path = '' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  me constant text := claim_ate_generations.worker_id;
+  moment timestamptz;
+  until timestamptz;
+  ids uuid[];
+  devices uuid[];
+  claimed integer;
+begin
+  if me is null or length(me) not between 1 and 200 then
+    raise exception using errcode = 'AT008', detail = 'worker_id', hint = 'Name one start of a process: host, pid, random.',
+      message = 'claim_ate_generations: worker_id: must have 1 to 200 characters';
+  elsif batch_size is null or batch_size not between 1 and 1000 then
+    raise exception using errcode = 'AT008', detail = 'batch_size', hint = 'Use 1 to 1000.',
+      message = 'claim_ate_generations: batch_size: must be within 1 to 1000';
+  elsif lease is null or lease not between interval '1 second' and interval '1 day' then
+    raise exception using errcode = 'AT008', detail = 'lease', hint = 'Use one second to one day.',
+      message = 'claim_ate_generations: lease: must be within one second and one day';
+  end if;
+  if current_setting('atelier.worker', true) is distinct from me
+    or nullif(current_setting('atelier.next_tick', true), '')::float8 < extract(epoch from clock_timestamp()) then
+    perform public.ate_worker_tick(me);
+  end if;
+
+  moment := clock_timestamp();
+  until := moment + lease;
+  -- First lock …
+  if only_queue_id is null then
+    select array_agg(c.id), array_agg(c.device_id) into ids, devices from (
+      select q.id, q.device_id from public.file_generation_queue q
+      where q.status = 'queued' and q.run_after <= moment and not exists (
+        select from public.file_generation_queue p
+        where p.status = 'processing' and p.device_id = q.device_id and p.template_id = q.template_id)
+      order by q.sort_key limit claim_ate_generations.batch_size for update of q skip locked) c;
+  else
+    select array[c.id], array[c.device_id] into ids, devices from (
+      select q.id, q.device_id from public.file_generation_queue q
+      where q.id = claim_ate_generations.only_queue_id and q.status = 'queued' and not exists (
+        select from public.file_generation_queue p
+        where p.status = 'processing' and p.device_id = q.device_id and p.template_id = q.template_id)
+      for update of q skip locked) c;
+  end if;
+  if ids is null then
+    return;
+  end if;
+
+  -- … then read, in a statement that sees what was committed up to now. A purchase that comes later finds no queued row and
+  -- makes a new one.
+  return query
+  with entitlement as materialized (
+    select * from public.ate_entitlement(devices)
+  ), found as materialized (
+    select x.place, q.id, e.user_id, e.device_hash, e.plan_id, e.plan_name, e.plan_tools, e.expires_at,
+      t.name::text as template_name, t.version::text as template_version, t.template_path::text as template_path,
+      t.file_structure, t.required_variables, t.container, t.runtime, t.content_sha256::text as content_sha256,
+      coalesce(f.generation, 0) + 1 as generation,
+      case when not t.is_active then 'template_inactive' else e.reason end as refusal
+    from unnest(ids) with ordinality x (id, place)
+      join public.file_generation_queue q on q.id = x.id
+      join entitlement e on e.device_id = q.device_id
+      join public.ate_templates t on t.id = q.template_id
+      left join public.ate_files f on f.device_id = q.device_id and f.template_id = q.template_id
+  ), taken as (
+    update public.file_generation_queue q set
+      status = case when f.refusal is null then 'processing' else 'failed' end,
+      attempt = q.attempt + 1, worker_id = me, claimed_at = moment, updated_at = moment,
+      lease_until = case when f.refusal is null then until end,
+      stage = case when f.refusal is null then 'claimed' end,
+      verdict = null, usage = null, error_code = f.refusal,
+      error_message = 'not entitled: ' || f.refusal, finished_at = case when f.refusal is not null then moment end,
+      plan_id = f.plan_id, plan_tools = f.plan_tools, license_expires_at = f.expires_at,
+      template_version = f.template_version, container = f.container, generation = f.generation
+    from found f
+    where q.id = f.id
+    returning f.place, f.refusal, q.id, q.attempt, q.device_id, f.device_hash, q.template_id, f.template_name,
+      f.template_version, f.template_path, f.file_structure, q.plan_id, f.plan_name, f.plan_tools, f.expires_at,
+      q.generation_params, f.generation, f.container, f.runtime, f.content_sha256, f.required_variables, f.user_id,
+      q.priority, q.retry_count, q.max_retries, q.reason, q.created_at
+  )
+  select t.id, t.attempt, t.device_id, t.device_hash, t.template_id, t.template_name, t.template_version, t.template_path,
+    t.file_structure, t.plan_id, t.plan_name, t.plan_tools, t.expires_at, t.generation_params, t.generation, t.container,
+    t.runtime, t.content_sha256, t.required_variables, t.user_id, t.priority, t.retry_count, t.max_retries, t.reason,
+    t.created_at
+  from taken t where t.refusal is null order by t.place;
+
+  get diagnostics claimed = row_count;
+  perform public.ate_notify_jobs('processing', ids);
+  if claimed < cardinality(ids) then
+    perform public.ate_notify_jobs('failed', array(
+      select q.id from public.file_generation_queue q where q.id = any (ids) and q.status = 'failed'));
+  end if;
+end $$;
+
+-- Many jobs in one statement: what is wrong with one spoils no other. Each member is {queue_id, file_path, file_size,
+-- checksum, encryption_key_hash, attempt?, generated_variables?, verdict?, usage?}; the artifact's particulars come from
+-- generated_variables. An error is "word: text" with one of the words malformed, duplicate, unknown, stale, not_processing.
+create or replace function public.complete_ate_generations(jobs jsonb)
+returns table (queue_id uuid, ate_file_id uuid, error text)
+language plpgsql security definer rows 50
+-- Nested loops over index walks, in the order of the members: all workers lock in the same order.
+set search_path = '' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := clock_timestamp();
+  hex constant text := '^[0-9a-fA-F]{64}$';
+  id_form constant text := '^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$';
+  done uuid[];
+begin
+  if jobs is null or jsonb_typeof(jobs) <> 'array' then
+    raise exception using errcode = 'AT008', detail = 'jobs', hint = 'Pass a JSON array of objects.',
+      message = 'complete_ate_generations: jobs: must be an array';
+  end if;
+  for queue_id, ate_file_id, error in
+    with raw as materialized (
+      select x.n, x.e, case
+          when jsonb_typeof(x.e) <> 'object' then 'not an object'
+          when coalesce(x.e ->> 'queue_id', '') !~ id_form then 'queue_id'
+          when x.e ->> 'attempt' !~ '^[0-9]{1,9}$' then 'attempt'
+          when length(coalesce(x.e ->> 'file_path', '')) not between 1 and 500
+            or x.e ->> 'file_path' ~ '[[:cntrl:]\\]|(^|/)\.{0,2}(/|$)' then 'file_path'
+          when jsonb_typeof(x.e -> 'file_size') <> 'number' or coalesce(x.e ->> 'file_size', '') !~ '^[0-9]{1,18}$'
+            then 'file_size'
+          when coalesce(x.e ->> 'checksum', '') !~ hex then 'checksum'
+          when coalesce(x.e ->> 'encryption_key_hash', '') !~ hex then 'encryption_key_hash'
+          when jsonb_typeof(x.e -> 'generated_variables') not in ('object', 'null') then 'generated_variables'
+        end as fault
+      from jsonb_array_elements(jobs) with ordinality x (e, n)
+    ), member as (
+      select r.n, r.e, (r.e ->> 'queue_id')::uuid as queue_id, (r.e ->> 'attempt')::integer as attempt,
+        row_number() over (partition by (r.e ->> 'queue_id')::uuid order by r.n) as nth
+      from raw r where r.fault is null
+    ), found as materialized (
+      select m.n, m.queue_id, q.attempt, q.device_id, q.template_id, d.device_hash,
+        coalesce(f.id, gen_random_uuid()) as file_id, f as former,
+        m.e ->> 'file_path' as file_path, (m.e ->> 'file_size')::bigint as file_size,
+        lower(m.e ->> 'checksum') as checksum, lower(m.e ->> 'encryption_key_hash') as key_hash,
+        m.e ->> 'verdict' as verdict, m.e -> 'usage' as usage,
+        coalesce(nullif(m.e -> 'generated_variables', 'null'), '{}') as made,
+        case
+          when m.nth > 1 then 'duplicate: the job is in this call already'
+          when q.id is null then 'unknown: no such job'
+          when m.attempt <> q.attempt then 'stale: attempt ' || m.attempt || ' is not the current one (' || q.attempt || ')'
+          when q.status <> 'processing' then 'not_processing: the job is ' || q.status
+        end as problem
+      from member m
+        left join public.file_generation_queue q on q.id = m.queue_id
+        left join public.devices d on d.id = q.device_id
+        left join public.ate_files f on f.device_id = q.device_id and f.template_id = q.template_id
+      order by m.queue_id
+    ), done as (
+      -- The conditions again: they are checked against the row as it is once it is locked.
+      update public.file_generation_queue q set
+        status = 'completed', finished_at = moment, updated_at = moment, lease_until = null, stage = null,
+        ate_file_id = f.file_id, verdict = coalesce(f.verdict, q.verdict), usage = coalesce(f.usage, q.usage),
+        error_code = null, error_message = null
+      from found f
+      where q.id = f.queue_id and f.problem is null and q.status = 'processing' and q.attempt = f.attempt
+      returning f.*, q.plan_id, q.plan_tools, q.template_version, q.container, q.generation, q.license_expires_at
+    ), retired as (
+      insert into public.ate_file_versions (ate_file_id, device_id, template_id, plan_id, artifact_id, generation,
+        template_version, container, tools, filename, file_path, file_size_bytes, checksum, encryption_key_hash,
+        master_key_id, expires_at, created_at, retired_at)
+      select (d.former).id, d.device_id, d.template_id, (d.former).plan_id, (d.former).artifact_id, (d.former).generation,
+        (d.former).template_version, (d.former).container, (d.former).tools, (d.former).filename, (d.former).file_path,
+        (d.former).file_size_bytes, (d.former).checksum, (d.former).encryption_key_hash, (d.former).master_key_id,
+        (d.former).expires_at, (d.former).updated_at, moment
+      from done d
+      where (d.former).file_path <> d.file_path
+    ), filed as (
+      insert into public.ate_files (id, device_id, template_id, plan_id, filename, file_path, file_size_bytes, checksum,
+        encryption_key_hash, generated_variables, generation_status, expires_at, created_at, updated_at, artifact_id,
+        generation, template_version, container, tools, master_key_id, signer_id, is_active, queue_id)
+      select d.file_id, d.device_id, d.template_id, d.plan_id,
+        d.device_hash || '_' || floor(extract(epoch from moment)) || '.ate', d.file_path, d.file_size, d.checksum, d.key_hash,
+        -- Whatever a worker sends, a licence key is not kept.
+        d.made - array['license_key', 'licence_key'], 'success', d.license_expires_at, moment, moment,
+        case when d.made ->> 'artifact_id' ~ id_form then (d.made ->> 'artifact_id')::uuid else gen_random_uuid() end,
+        d.generation, d.template_version, coalesce(d.made ->> 'container', d.container),
+        case when jsonb_typeof(d.made -> 'tools') = 'array' then d.made -> 'tools' else d.plan_tools end,
+        d.made ->> 'master_key_id', d.made ->> 'signer_id', true, d.queue_id
+      from done d order by d.device_id, d.template_id
+      on conflict (device_id, template_id) do update set
+        plan_id = excluded.plan_id, filename = excluded.filename, file_path = excluded.file_path,
+        file_size_bytes = excluded.file_size_bytes, checksum = excluded.checksum,
+        encryption_key_hash = excluded.encryption_key_hash, generated_variables = excluded.generated_variables,
+        generation_status = 'success', expires_at = excluded.expires_at, updated_at = excluded.updated_at,
+        artifact_id = excluded.artifact_id, generation = excluded.generation, template_version = excluded.template_version,
+        container = excluded.container, tools = excluded.tools, master_key_id = excluded.master_key_id,
+        signer_id = excluded.signer_id, is_active = true, queue_id = excluded.queue_id
+      returning id, queue_id
+    ), answer as (
+      select f.n, f.queue_id, w.id as file_id, case when w.id is null then coalesce(f.problem, 'stale: changed meanwhile') end
+        as problem
+      from found f left join filed w on w.queue_id = f.queue_id and f.problem is null
+      union all
+      select r.n, case when r.fault not in ('queue_id', 'not an object') then (r.e ->> 'queue_id')::uuid end, null,
+        'malformed: ' || r.fault
+      from raw r where r.fault is not null
+    )
+    select a.queue_id, a.file_id, a.problem from answer a order by a.n
+  loop
+    if error is null then
+      done := done || queue_id;
+    end if;
+    return next;
+  end loop;
+  perform public.ate_notify_jobs('completed', done);
+end $$;
+
+-- What a batch reports, one job raises.
+create or replace function public.ate_refuse(operation text, queue_id uuid, problem text) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+  word constant text := split_part(problem, ':', 1);
+begin
+  raise exception using
+    errcode = case word when 'stale' then 'AT005' when 'unknown' then 'AT006' when 'not_processing' then 'AT007' else 'AT008' end,
+    message = format('%s: job %s: %s', operation, coalesce(queue_id::text, 'NULL'), problem),
+    detail = case word when 'not_processing' then substring(problem from '[a-z]+$')
+                       when 'malformed' then substring(problem from '[a-z_]+$') else word end,
+    hint = case word
+      when 'stale' then 'Another run has taken the job over: throw this result away.'
+      when 'unknown' then 'The job may have gone with its device.'
+      when 'not_processing' then 'Only a job that a worker has claimed can end.'
+      else 'Check the arguments.' end;
+end $$;
+
+create or replace function public.complete_ate_generation(queue_id uuid, file_path text, file_size bigint, checksum text,
+                                                          encryption_key_hash text, attempt integer default null,
+                                                          generated_variables jsonb default null) returns uuid
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  answer record;
+begin
+  select c.ate_file_id as id, c.error as problem into answer from public.complete_ate_generations(jsonb_build_array(
+    jsonb_build_object('queue_id', complete_ate_generation.queue_id, 'file_path', complete_ate_generation.file_path,
+      'file_size', complete_ate_generation.file_size, 'checksum', complete_ate_generation.checksum,
+      'encryption_key_hash', complete_ate_generation.encryption_key_hash, 'attempt', complete_ate_generation.attempt,
+      'generated_variables', complete_ate_generation.generated_variables))) c;
+  if answer.problem is not null then
+    perform public.ate_refuse('complete_ate_generation', complete_ate_generation.queue_id, answer.problem);
+  end if;
+  return answer.id;
+end $$;
+
+-- Gives the job's new status: queued (it will run again), failed, or cancelled (a newer one is queued). A message that
+-- begins with a word and a colon gives the error code.
+create or replace function public.fail_ate_generation(queue_id uuid, error_message text, attempt integer default null,
+                                                      permanent boolean default false, retry_after interval default null)
+returns text
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  job record;
+  problem text;
+begin
+  select q.status, q.attempt into job from public.file_generation_queue q
+  where q.id = fail_ate_generation.queue_id for update;
+  problem := case
+    when not found then 'unknown: no such job'
+    when fail_ate_generation.attempt <> job.attempt then
+      'stale: attempt ' || fail_ate_generation.attempt || ' is not the current one (' || job.attempt || ')'
+    when job.status <> 'processing' then 'not_processing: the job is ' || job.status
+    when retry_after < interval '0' then 'malformed: retry_after'
+  end;
+  if problem is not null then
+    perform public.ate_refuse('fail_ate_generation', fail_ate_generation.queue_id, problem);
+  end if;
+  return (
+    select p.status from public.ate_put_back(array[fail_ate_generation.queue_id], 1, coalesce(permanent, false),
+      -- A little later than asked: those who were told the same moment should not all come at it.
+      case when retry_after is not null then least(retry_after, interval '1 day') * (1 + random() * 0.1) end,
+      coalesce(substring(fail_ate_generation.error_message from '^([a-z][a-z0-9_]{0,39}):'), 'failed'),
+      coalesce(fail_ate_generation.error_message, 'no reason given')) p);
+end $$;
+
+-- A worker that stops hands its jobs back and costs them nothing.
+create or replace function public.release_ate_generations(worker_id text) returns integer
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  me constant text := release_ate_generations.worker_id;
+  key constant bigint := public.ate_worker_key(me);
+  ids constant uuid[] := array(select q.id from public.file_generation_queue q
+                               where q.status = 'processing' and q.worker_id = me order by q.id for update);
+begin
+  perform public.ate_put_back(ids, 0, false, interval '0', 'released', 'the worker stopped');
+  update public.ate_workers w set gone_at = clock_timestamp(), gone_reason = 'released', last_seen = clock_timestamp()
+  where w.worker_id = me;
+  while exists (select from pg_locks l where l.locktype = 'advisory' and l.objsubid = 1 and l.pid = pg_backend_pid()
+                and (l.classid::bigint << 32 | l.objid::bigint) = key) loop
+    perform pg_advisory_unlock(key);
+  end loop;
+  if current_setting('atelier.worker', true) = me then
+    perform set_config('atelier.worker', '', false);
+  end if;
+  return cardinality(ids);
+end $$;
+
+create or replace function public.renew_ate_lease(worker_id text, lease interval default '60 seconds') returns integer
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  renewed integer;
+begin
+  if lease is null or lease not between interval '1 second' and interval '1 day' then
+    raise exception using errcode = 'AT008', detail = 'lease', hint = 'Use one second to one day.',
+      message = 'renew_ate_lease: lease: must be within one second and one day';
+  end if;
+  update public.file_generation_queue q set lease_until = clock_timestamp() + lease
+  where q.status = 'processing' and q.worker_id = renew_ate_lease.worker_id;
+  get diagnostics renewed = row_count;
+  update public.ate_workers w set last_seen = clock_timestamp() where w.worker_id = renew_ate_lease.worker_id;
+  return renewed;
+end $$;
+
+-- Who may call what -----------------------------------------------------------------------------------------------------------
+
+do $$
+declare
+  f record;
+begin
+  for f in
+    select p.oid::regprocedure as signature, p.proname as name from pg_proc p
+    where p.pronamespace = 'public'::regnamespace and p.proname in (
+      'ate_caller', 'ate_find_device', 'ate_entitlement', 'ate_notify_jobs', 'ate_enqueue', 'ate_wake_workers',
+      'ate_reason_hint', 'ate_purchased', 'ate_on_subscriptions', 'ate_on_devices', 'ate_on_licenses', 'ate_put_back',
+      'ate_worker_key', 'ate_worker_tick', 'ate_refuse', 'rescue_ate_generations', 'get_device_plan_info',
+      'get_download_info', 'queue_ate_generation', 'log_download', 'claim_ate_generations', 'complete_ate_generations',
+      'complete_ate_generation', 'fail_ate_generation', 'release_ate_generations', 'renew_ate_lease')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
+    if f.name in ('get_device_plan_info', 'get_download_info', 'queue_ate_generation') then
+      execute format('grant execute on function %s to authenticated, service_role', f.signature);
+    elsif f.name in ('ate_entitlement', 'rescue_ate_generations', 'log_download') or f.name ~ '_ate_(generations?|lease)$' then
+      execute format('grant execute on function %s to service_role', f.signature);
+    end if;
+  end loop;
+end $$;
