@@ -1,0 +1,1621 @@
+/***
+ * PostgreSQL, over libpq.
+ *
+ * Owns the Lua face of a connection: calls, their options, results as tables, errors. The operation under
+ * way belongs to pg_core.h, the types to pg_types.h and pg_params.h. Must not know any table or query of
+ * the product. A call waits in poll(2), or, with yield=true inside a coroutine, yields the connection: the
+ * loop waits for `socket`, `events`, `timeout` and resumes the coroutine, however often and however early.
+ *
+ * Every failure of the world is `nil, message, code`: the code is the SQLSTATE, or "timeout" (cancelled;
+ * the connection is still good unless its status says "lost"), "connection" (lost), "closed" (closed or
+ * given up while a coroutine waited). SQL NULL is `pg.null` both ways.
+ * @module atelier.pg
+ */
+#include <lauxlib.h>
+#include <lua.h>
+#include <libpq-fe.h>
+
+#include "managed.h"
+#include "pg_core.h"
+#include "pg_params.h"
+#include "pg_types.h"
+
+#define PG_CONN_MT "atelier.pg.conn"
+
+#define PG_TIMEOUT_CALL 30.0
+#define PG_TIMEOUT_CONNECT 10.0
+#define PG_TIMEOUT_CANCEL 5.0
+#define PG_TIMEOUT_MAX (30 * 86400.0)
+
+enum { PG_AGAIN = -1 }; /* a finish function began a further stage */
+
+int luaopen_atelier_pg(lua_State *L);
+
+static const char pg_waiting_key = 0; /* registry: conn address → the coroutine that waits, weakly */
+
+/* ==== arguments ================================================================================= */
+
+struct pg_call {
+    int64_t timeout_ms;
+    int share;
+    int yields;
+};
+
+static struct pg_conn *check_conn(lua_State *L)
+{
+    struct pg_conn *c = luaL_checkudata(L, 1, PG_CONN_MT);
+
+    if (c->state == PG_CLOSED)
+        luaL_argerror(L, 1, "connection is closed");
+    return c;
+}
+
+/* A string for a C library: NUL bytes would cut it short. */
+static const char *check_text(lua_State *L, int arg)
+{
+    size_t len;
+    const char *s;
+
+    luaL_checktype(L, arg, LUA_TSTRING);
+    s = lua_tolstring(L, arg, &len);
+    luaL_argcheck(L, strlen(s) == len, arg, "string contains a NUL byte");
+    return s;
+}
+
+static int64_t check_seconds(lua_State *L, int arg, lua_Number seconds, lua_Number least)
+{
+    luaL_argcheck(L, seconds >= least && seconds <= PG_TIMEOUT_MAX, arg, "timeout must be a positive number of seconds");
+    return (int64_t)(seconds * 1000 + 0.5);
+}
+
+static int64_t option_timeout(lua_State *L, int arg, const char *name, lua_Number fallback)
+{
+    return check_seconds(L, arg, option_number(L, arg, name, fallback), 0.001);
+}
+
+static struct pg_call check_call(lua_State *L, const struct pg_conn *c, int arg)
+{
+    static const char *const names[] = {"timeout", "share", "yield", NULL};
+    struct pg_call call;
+
+    check_options(L, arg, names);
+    call.timeout_ms = option_timeout(L, arg, "timeout", PG_TIMEOUT_CALL);
+    call.share = option_boolean(L, arg, "share", 0);
+    call.yields = option_boolean(L, arg, "yield", c->yields);
+    return call;
+}
+
+/* ==== failures ================================================================================== */
+
+/* Pushes the triple of the operation that ended. The server's text may be long, so fail() cuts it. */
+static int push_failure(lua_State *L, const struct pg_conn *c)
+{
+    const char *state = PQresultErrorField(c->error, PG_DIAG_SQLSTATE);
+    const char *text = PQresultErrorField(c->error, PG_DIAG_MESSAGE_PRIMARY);
+
+    if (c->fail_code != NULL)
+        return fail(L, c->fail_code, "%s: %s", c->op.name, c->fail_text);
+    if (text == NULL)
+        text = PQresultErrorMessage(c->error);
+    return fail(L, state != NULL ? state : "connection", "%s: %.*s", c->op.name, (int)strcspn(text, "\n"), text);
+}
+
+/* A statement that its own cancel request ended has timed out; any other outcome stands as it is. */
+static void name_timeout(struct pg_conn *c)
+{
+    const char *state = PQresultErrorField(c->error, PG_DIAG_SQLSTATE);
+
+    if (c->op.expired && c->fail_code == NULL && state != NULL && strcmp(state, "57014") == 0)
+        pg_set_failure(c, "timeout", "", "not done in time, cancelled");
+}
+
+static int failed(struct pg_conn *c)
+{
+    name_timeout(c);
+    return c->fail_code != NULL || c->error != NULL;
+}
+
+static int refuse_copy(lua_State *L, const struct pg_conn *c)
+{
+    return luaL_error(L, "%s: a COPY statement needs copy_in or copy_out", c->op.name);
+}
+
+/* ==== waiting =================================================================================== */
+
+/* Notes which coroutine waits, weakly: if it dies, its operation can be told to be nobody's. */
+static void remember_waiting(lua_State *L, const struct pg_conn *c)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &pg_waiting_key);
+    lua_pushthread(L);
+    lua_rawsetp(L, -2, c);
+    lua_pop(L, 1);
+}
+
+static int still_waiting(lua_State *L, const struct pg_conn *c)
+{
+    lua_State *co;
+    int alive;
+
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &pg_waiting_key);
+    lua_rawgetp(L, -1, c);
+    co = lua_tothread(L, -1);
+    alive = co != NULL && (co == L || lua_status(co) == LUA_YIELD);
+    lua_pop(L, 2);
+    return alive;
+}
+
+static int await(lua_State *L, struct pg_conn *c);
+
+/* Whatever the loop passed to resume is dropped. A resume that comes too late finds another generation. */
+static int resumed(lua_State *L, int status, lua_KContext generation)
+{
+    struct pg_conn *c = lua_touserdata(L, 1);
+
+    (void)status;
+    if (!c->op.active || (lua_KContext)c->op.generation != generation)
+        return fail(L, "closed", "wait: the connection was closed, or its operation given up");
+    lua_settop(L, c->op.top);
+    return await(L, c);
+}
+
+/* Brings the operation to its end; the connection is at index 1. Returns the caller's results. */
+static int await(lua_State *L, struct pg_conn *c)
+{
+    for (;;) {
+        int n;
+        while (!pg_step(c)) {
+            if (!c->op.yields) {
+                pg_poll(c, PG_TIMEOUT_MAX * 1000);
+                continue;
+            }
+            c->op.top = lua_gettop(L);
+            remember_waiting(L, c);
+            lua_pushvalue(L, 1);
+            return lua_yieldk(L, 1, (lua_KContext)c->op.generation, resumed);
+        }
+        n = c->op.finish(L, c);
+        if (n != PG_AGAIN)
+            return n;
+    }
+}
+
+/* Raises when another operation is under way; recovers from one whose coroutine died. */
+static void make_free(lua_State *L, struct pg_conn *c)
+{
+    if (!c->op.active && !c->op.calling)
+        return;
+    if (c->op.calling || (c->op.yields && still_waiting(L, c)))
+        luaL_error(L, "connection is busy with another operation");
+    pg_abandon(c);
+}
+
+/* Begins an operation and returns 0, or pushes why it cannot be begun and returns 3. All arguments are checked. */
+static int begin(lua_State *L, struct pg_conn *c, const char *name, const struct pg_call *call)
+{
+    make_free(L, c);
+    if (c->state == PG_OPEN && c->owner != getpid())
+        return fail(L, "connection", "%s: the connection belongs to the parent process", name);
+    if (c->state == PG_LOST)
+        return fail(L, "connection", "%s: the connection was lost", name);
+    pg_begin(c, name, call->timeout_ms);
+    c->op.share = (unsigned char)call->share;
+    c->op.yields = (unsigned char)(call->yields && lua_isyieldable(L));
+    return 0;
+}
+
+/* Goes on after a PQsend… function: `sent` is what it returned. A refusal leaves no state to build on. */
+static int sent(lua_State *L, struct pg_conn *c, int ok, int (*finish)(lua_State *, struct pg_conn *))
+{
+    pg_stage(c, PG_BUSY, finish);
+    if (!ok)
+        pg_lose(c, "connection", "not sent", PQerrorMessage(c->pg));
+    return await(L, c);
+}
+
+/* ==== results =================================================================================== */
+
+static lua_Integer affected_rows(const PGresult *r)
+{
+    return strtoll(PQcmdTuples((PGresult *)r), NULL, 10); /* "" for a statement that counts nothing */
+}
+
+/* With share=true: the value of the row before, if its text was the same. The tables are one then. */
+static int push_shared(lua_State *L, const PGresult *r, int row, int col, int result, int name)
+{
+    int len = PQgetlength(r, row, col);
+
+    if (row == 0 || PQgetisnull(r, row - 1, col) || PQgetlength(r, row - 1, col) != len ||
+        memcmp(PQgetvalue(r, row - 1, col), PQgetvalue(r, row, col), (size_t)len) != 0)
+        return 0;
+    lua_rawgeti(L, result, row);
+    lua_pushvalue(L, name);
+    lua_rawget(L, -2);
+    lua_remove(L, -2);
+    return 1;
+}
+
+static void push_cell(lua_State *L, const PGresult *r, int row, int col, int result, int name, int share)
+{
+    unsigned oid = PQftype(r, col);
+    struct pg_cell cell = {result, row + 1, NULL};
+
+    if (PQgetisnull(r, row, col)) {
+        lua_pushlightuserdata(L, NULL);
+        return;
+    }
+    if (share && (oid == PG_JSON || oid == PG_JSONB) && push_shared(L, r, row, col, result, name))
+        return;
+    cell.field = PQfname(r, col);
+    pg_push_value(L, oid, PQgetvalue(r, row, col), (size_t)PQgetlength(r, row, col), &cell);
+}
+
+/* The column names stand on the stack from `names` on: each is made a Lua string once, not once per row. */
+static void push_row(lua_State *L, const PGresult *r, int row, int result, int names, int share)
+{
+    int n = PQnfields(r);
+
+    lua_createtable(L, 0, n);
+    for (int col = 0; col < n; col++) {
+        lua_pushvalue(L, names + col);
+        push_cell(L, r, row, col, result, names + col, share);
+        lua_rawset(L, -3);
+    }
+    lua_rawseti(L, result, row + 1);
+}
+
+static void push_fields(lua_State *L, const PGresult *r, int result)
+{
+    int n = PQnfields(r);
+
+    luaL_checkstack(L, n + 20, "columns");
+    lua_createtable(L, n, 0);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, result, "fields");
+    for (int col = 0; col < n; col++) {
+        lua_pushstring(L, PQfname(r, col));
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, result + 1, col + 1);
+    }
+}
+
+static void push_result(lua_State *L, const PGresult *r, int share)
+{
+    int rows = PQntuples(r), result;
+
+    lua_createtable(L, rows, 3);
+    result = lua_gettop(L);
+    push_fields(L, r, result);
+    lua_pushinteger(L, affected_rows(r));
+    lua_setfield(L, result, "affected");
+    lua_pushstring(L, PQcmdStatus((PGresult *)r));
+    lua_setfield(L, result, "command");
+    for (int row = 0; row < rows; row++)
+        push_row(L, r, row, result, result + 2, share);
+    lua_settop(L, result);
+}
+
+/* ==== notices =================================================================================== */
+
+/* Called by libpq in the midst of reading: keeps a copy, for no Lua may run there. */
+static void receive_notice(void *arg, const PGresult *r)
+{
+    struct pg_conn *c = arg;
+    PGresult *copy;
+
+    if (!c->want_notices || c->n_notices == PG_NOTICES_MAX)
+        return;
+    copy = PQcopyResult(r, 0);
+    if (copy != NULL)
+        c->notices[c->n_notices++] = copy;
+}
+
+static void set_diagnostic(lua_State *L, const PGresult *r, int field, const char *name)
+{
+    const char *s = PQresultErrorField(r, field);
+
+    if (s != NULL) {
+        lua_pushstring(L, s);
+        lua_setfield(L, -2, name);
+    }
+}
+
+static void push_diagnostics(lua_State *L, const PGresult *r)
+{
+    static const struct {
+        int field;
+        const char *name;
+    } fields[] = {
+        {PG_DIAG_SQLSTATE, "sqlstate"},          {PG_DIAG_SEVERITY_NONLOCALIZED, "severity"},
+        {PG_DIAG_MESSAGE_PRIMARY, "message"},    {PG_DIAG_MESSAGE_DETAIL, "detail"},
+        {PG_DIAG_MESSAGE_HINT, "hint"},          {PG_DIAG_CONTEXT, "context"},
+        {PG_DIAG_STATEMENT_POSITION, "position"}, {PG_DIAG_SCHEMA_NAME, "schema"},
+        {PG_DIAG_TABLE_NAME, "table"},           {PG_DIAG_COLUMN_NAME, "column"},
+        {PG_DIAG_CONSTRAINT_NAME, "constraint"},
+    };
+
+    lua_newtable(L);
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        set_diagnostic(L, r, fields[i].field, fields[i].name);
+}
+
+/* Hands the notices over. One that the handler raises on is gone; its error goes to the caller. */
+static void deliver_notices(lua_State *L, struct pg_conn *c)
+{
+    if (c->n_notices == 0)
+        return;
+    if (lua_getiuservalue(L, 1, 1) == LUA_TFUNCTION) {
+        for (int i = 0; i < c->n_notices; i++) {
+            lua_pushvalue(L, -1);
+            push_diagnostics(L, c->notices[i]);
+            c->op.calling = 1;
+            if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+                c->op.calling = 0;
+                pg_drop_notices(c);
+                lua_error(L);
+            }
+            c->op.calling = 0;
+        }
+    }
+    lua_pop(L, 1);
+    pg_drop_notices(c);
+}
+
+/* ==== endings =================================================================================== */
+
+/* Ends an operation of one result: the result, or the triple. */
+static int finish_result(lua_State *L, struct pg_conn *c)
+{
+    int share = c->op.share;
+
+    pg_end(c);
+    deliver_notices(L, c);
+    if (c->op.refused)
+        return refuse_copy(L, c);
+    if (failed(c))
+        return push_failure(L, c);
+    if (c->n_results == 0)
+        return fail(L, "connection", "%s: the server sent no result", c->op.name);
+    push_result(L, c->results[c->n_results - 1], share);
+    pg_drop_results(c);
+    return 1;
+}
+
+/* Ends an operation that only works or fails. */
+static int finish_true(lua_State *L, struct pg_conn *c)
+{
+    pg_end(c);
+    deliver_notices(L, c);
+    pg_drop_results(c);
+    if (failed(c))
+        return push_failure(L, c);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int finish_pipeline(lua_State *L, struct pg_conn *c)
+{
+    int share = c->op.share, n = c->n_results;
+
+    pg_end(c);
+    deliver_notices(L, c);
+    if (failed(c)) {
+        push_failure(L, c);
+        if (c->op.failed < 0)
+            return 3;
+        lua_pushinteger(L, c->op.failed + 1);
+        return 4;
+    }
+    lua_createtable(L, n, 0);
+    for (int i = 0; i < n; i++) {
+        push_result(L, c->results[i], share);
+        lua_rawseti(L, -2, i + 1);
+    }
+    pg_drop_results(c);
+    return 1;
+}
+
+/* ==== connect =================================================================================== */
+
+static void free_options(void *p)
+{
+    PQconninfoFree(p);
+}
+
+/*
+ * What is wrong with parsed options, or NULL. A password with an unquoted "@" or "/" ends up in the host
+ * or the port, and libpq would print those.
+ */
+static const char *odd_option(const PQconninfoOption *o)
+{
+    for (; o->keyword != NULL; o++) {
+        if (o->val == NULL)
+            continue;
+        if (strcmp(o->keyword, "host") == 0 && o->val[0] != '@' && o->val[0] != '/' && strchr(o->val, '@') != NULL)
+            return "the host contains '@'";
+        if (strcmp(o->keyword, "port") == 0 && o->val[strspn(o->val, "0123456789,")] != '\0')
+            return "the port is not a number";
+    }
+    return NULL;
+}
+
+struct keywords {
+    const char *names[64], *values[64];
+    int n;
+};
+
+static void add_keyword(struct keywords *k, const char *name, const char *value)
+{
+    if (value == NULL || k->n == 63)
+        return;
+    k->names[k->n] = name;
+    k->values[k->n++] = value;
+}
+
+/* Later ones win, so the defaults come first. */
+static void collect_keywords(struct keywords *k, const PQconninfoOption *o, const char *application)
+{
+    memset(k, 0, sizeof *k);
+    add_keyword(k, "fallback_application_name", "atelier");
+    add_keyword(k, "keepalives_idle", "30");
+    add_keyword(k, "keepalives_interval", "10");
+    add_keyword(k, "keepalives_count", "3");
+    for (; o->keyword != NULL; o++)
+        add_keyword(k, o->keyword, o->val);
+    add_keyword(k, "client_encoding", "UTF8");
+    add_keyword(k, "application_name", application);
+}
+
+/* The forms that pg_types.h reads. Set by a statement, since poolers refuse them at the start. */
+static const char session_setup[] = "set timezone to 'UTC'; set datestyle to 'ISO, YMD'; set bytea_output to 'hex'; "
+                                    "set extra_float_digits to 1; set client_min_messages to 'notice'";
+
+static int finish_connect(lua_State *L, struct pg_conn *c)
+{
+    pg_end(c);
+    deliver_notices(L, c);
+    if (failed(c)) {
+        int n = push_failure(L, c);
+        pg_close(c);
+        return n;
+    }
+    lua_pushvalue(L, 1);
+    return 1;
+}
+
+static int finish_handshake(lua_State *L, struct pg_conn *c)
+{
+    if (failed(c))
+        return finish_connect(L, c);
+    PQsetnonblocking(c->pg, 1);
+    pg_stage(c, PG_BUSY, finish_connect);
+    if (!PQsendQuery(c->pg, session_setup))
+        pg_broken(c);
+    return PG_AGAIN;
+}
+
+/* A closed connection, with its metatable, so that nothing acquired later can leak. */
+static struct pg_conn *new_conn(lua_State *L)
+{
+    struct pg_conn *c = lua_newuserdatauv(L, sizeof *c, 1);
+
+    memset(c, 0, sizeof *c);
+    luaL_setmetatable(L, PG_CONN_MT);
+    c->owner = getpid();
+    return c;
+}
+
+static int start_connect(lua_State *L, struct pg_conn *c, const struct keywords *k)
+{
+    c->pg = PQconnectStartParams(k->names, k->values, 0);
+    if (c->pg == NULL)
+        return fail(L, "connection", "connect: out of memory");
+    managed_live++;
+    c->state = PG_OPEN;
+    PQsetNoticeReceiver(c->pg, receive_notice, c);
+    pg_stage(c, PG_CONNECT, finish_handshake);
+    c->op.events = POLLOUT;
+    if (PQstatus(c->pg) == CONNECTION_BAD)
+        pg_lose(c, "connection", "", PQerrorMessage(c->pg));
+    return await(L, c);
+}
+
+/***
+ * Connects. The session speaks UTF-8 and UTC. Looking up a host name happens in the C library and may
+ * take longer than the timeout.
+ * @function connect
+ * @tparam string conninfo keywords ("host=/run/pg dbname=x") or a URI; what it lacks comes from PG… variables
+ * @tparam[opt] table options `timeout` in seconds (10), `application_name`, `yield` (false): calls inside a
+ *   coroutine yield, `cancel_timeout` in seconds (5): how long a cancelled statement may take to end
+ * @treturn[1] conn the connection
+ * @return[2] nil
+ * @treturn[2] string message, never with a password
+ * @treturn[2] string "conninfo", "connection" or "timeout"
+ */
+static int l_connect(lua_State *L)
+{
+    static const char *const names[] = {"timeout", "application_name", "yield", "cancel_timeout", NULL};
+    const char *conninfo = check_text(L, 1), *application, *odd;
+    struct pg_call call = {0, 0, 0};
+    struct keywords keywords;
+    struct managed *options;
+    struct pg_conn *c;
+    int64_t cancel_ms;
+
+    check_options(L, 2, names);
+    call.timeout_ms = option_timeout(L, 2, "timeout", PG_TIMEOUT_CONNECT);
+    cancel_ms = option_timeout(L, 2, "cancel_timeout", PG_TIMEOUT_CANCEL);
+    call.yields = option_boolean(L, 2, "yield", 0);
+    application = option_string(L, 2, "application_name", NULL);
+    c = new_conn(L);
+    lua_insert(L, 1);
+    options = managed_new(L, free_options);
+    options->p = PQconninfoParse(conninfo, NULL);
+    if (options->p == NULL) /* libpq's text quotes what it cannot read, which may be the password */
+        return fail(L, "conninfo", "connect: malformed connection string (a value to be quoted or percent-encoded?)");
+    if ((odd = odd_option(options->p)) != NULL)
+        return fail(L, "conninfo", "connect: malformed connection string: %s (a password to be percent-encoded?)", odd);
+    collect_keywords(&keywords, options->p, application);
+    pg_begin(c, "connect", call.timeout_ms);
+    c->cancel_ms = (int)cancel_ms;
+    c->yields = call.yields;
+    c->op.yields = (unsigned char)(call.yields && lua_isyieldable(L));
+    return start_connect(L, c, &keywords);
+}
+
+/* ==== statements ================================================================================ */
+
+static int refuse_parameter(lua_State *L, const char *name, int bad)
+{
+    return fail(L, "22021", "%s: parameter %d: contains a NUL byte, which text cannot hold", name, bad);
+}
+
+/***
+ * Runs one statement.
+ * @function conn:query
+ * @tparam string sql with $1, $2, …
+ * @tparam[opt] table params strings, numbers, booleans, `pg.null`, or values of `pg.json`, `pg.array`,
+ *   `pg.bytea`; a field `n` may give their number
+ * @tparam[opt] table options `timeout` in seconds (30); `yield`; `share` (false): rows that follow each other
+ *   with the same JSON in a column share one table
+ * @treturn[1] table rows, each a table by column name, with `fields` (the names), `affected`, `command`, and
+ *   `undecoded` when a JSON text stayed text because atelier.json refuses it
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string SQLSTATE, "timeout", "connection" or "closed"
+ */
+static int l_query(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    const char *sql = check_text(L, 2);
+    struct pg_call call = check_call(L, c, 4);
+    const struct pg_params *p = pg_bind(L, 3);
+    int n;
+
+    if (p->bad)
+        return refuse_parameter(L, "query", p->bad);
+    if ((n = begin(L, c, "query", &call)) != 0)
+        return n;
+    return sent(L, c, PQsendQueryParams(c->pg, sql, p->n, p->types, p->values, p->lengths, p->formats, 0),
+                finish_result);
+}
+
+/***
+ * Runs any number of statements in one text (the simple protocol, one implicit transaction unless the text
+ * has its own). What they return is dropped but for the last result.
+ * @function conn:exec
+ * @tparam string sql
+ * @tparam[opt] table options as of `conn:query`
+ * @treturn[1] table the last statement's result, as of `conn:query`
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ */
+static int l_exec(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    const char *sql = check_text(L, 2);
+    struct pg_call call = check_call(L, c, 3);
+    int n = begin(L, c, "exec", &call);
+
+    if (n != 0)
+        return n;
+    c->op.keep_last = 1;
+    return sent(L, c, PQsendQuery(c->pg, sql), finish_result);
+}
+
+/***
+ * Prepares a statement under a name, for `conn:execute` and `conn:pipeline`. Not for transaction poolers.
+ * @function conn:prepare
+ * @tparam string name
+ * @tparam string sql
+ * @tparam[opt] table options as of `conn:query`
+ * @treturn[1] boolean true
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ */
+static int l_prepare(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    const char *name = check_text(L, 2), *sql = check_text(L, 3);
+    struct pg_call call = check_call(L, c, 4);
+    int n = begin(L, c, "prepare", &call);
+
+    if (n != 0)
+        return n;
+    return sent(L, c, PQsendPrepare(c->pg, name, sql, 0, NULL), finish_true);
+}
+
+static int send_prepared(PGconn *pg, const char *name, const struct pg_params *p)
+{
+    return PQsendQueryPrepared(pg, name, p->n, p->values, p->lengths, p->formats, 0);
+}
+
+/***
+ * Runs a prepared statement.
+ * @function conn:execute
+ * @tparam string name
+ * @tparam[opt] table params as of `conn:query`
+ * @tparam[opt] table options as of `conn:query`
+ * @treturn[1] table result, as of `conn:query`
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ */
+static int l_execute(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    const char *name = check_text(L, 2);
+    struct pg_call call = check_call(L, c, 4);
+    const struct pg_params *p = pg_bind(L, 3);
+    int n;
+
+    if (p->bad)
+        return refuse_parameter(L, "execute", p->bad);
+    if ((n = begin(L, c, "execute", &call)) != 0)
+        return n;
+    return sent(L, c, send_prepared(c->pg, name, p), finish_result);
+}
+
+/* ==== pipeline ================================================================================== */
+
+struct piped {
+    const char *text; /* SQL, or the name of a prepared statement */
+    int prepared;
+    const struct pg_params *params;
+};
+
+/*
+ * Reads item i of the list at 2. The strings are anchored by the item, and no Lua code runs before they
+ * are sent; the block of parameters is kept in the table at `keep`.
+ */
+static void read_item(lua_State *L, int i, struct piped *item, int keep)
+{
+    int at = lua_gettop(L) + 1;
+
+    if (lua_rawgeti(L, 2, i + 1) != LUA_TTABLE)
+        luaL_error(L, "pipeline: statement %d is a %s, not a table", i + 1, luaL_typename(L, at));
+    item->prepared = lua_getfield(L, at, "prepared") != LUA_TNIL;
+    if (!item->prepared)
+        lua_rawgeti(L, at, 1);
+    if (lua_type(L, -1) != LUA_TSTRING)
+        luaL_error(L, "pipeline: statement %d needs SQL as its first value, or 'prepared'", i + 1);
+    item->text = lua_tostring(L, -1);
+    if (strlen(item->text) != lua_rawlen(L, -1))
+        luaL_error(L, "pipeline: statement %d contains a NUL byte", i + 1);
+    lua_rawgeti(L, at, item->prepared ? 1 : 2);
+    if (!lua_isnil(L, -1) && !lua_istable(L, -1))
+        luaL_error(L, "pipeline: the parameters of statement %d are a %s, not a table", i + 1, luaL_typename(L, -1));
+    item->params = pg_bind(L, lua_gettop(L));
+    lua_rawseti(L, keep, i + 1);
+    lua_settop(L, at - 1);
+}
+
+/* Queues all statements and the one Sync that makes them one transaction. No Lua in here: all or nothing. */
+static int send_pipeline(struct pg_conn *c, const struct piped *items, int n)
+{
+    if (!PQenterPipelineMode(c->pg))
+        return 0;
+    c->op.pipeline = 1;
+    for (int i = 0; i < n; i++) {
+        const struct pg_params *p = items[i].params;
+        int ok = items[i].prepared ? send_prepared(c->pg, items[i].text, p)
+                                   : PQsendQueryParams(c->pg, items[i].text, p->n, p->types, p->values, p->lengths,
+                                                       p->formats, 0);
+        if (!ok)
+            return 0;
+    }
+    return PQpipelineSync(c->pg);
+}
+
+/***
+ * Sends several statements at once and reads all answers: one round trip, one transaction. When one
+ * fails, none has happened. A statement that may not run in a transaction block must not be in it.
+ * @function conn:pipeline
+ * @tparam table statements list of `{sql, params}` and `{prepared = name, params}`
+ * @tparam[opt] table options as of `conn:query`; the timeout is for all of it
+ * @treturn[1] table list of results, each as of `conn:query`
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ * @treturn[2] integer which statement failed, if one did; one more than there are for a failing commit
+ * @usage local done, err = conn:pipeline { {prepared = "complete", {id}}, {"select now()"} }
+ */
+static int l_pipeline(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    struct pg_call call = check_call(L, c, 3);
+    struct piped *items;
+    int n, rc, keep;
+
+    luaL_checktype(L, 2, LUA_TTABLE);
+    luaL_argcheck(L, lua_rawlen(L, 2) >= 1 && lua_rawlen(L, 2) <= 10000, 2, "1 to 10000 statements");
+    n = (int)lua_rawlen(L, 2);
+    items = lua_newuserdatauv(L, (size_t)n * sizeof *items, 0);
+    lua_createtable(L, n, 0);
+    keep = lua_gettop(L);
+    for (int i = 0; i < n; i++)
+        read_item(L, i, &items[i], keep);
+    for (int i = 0; i < n; i++) {
+        if (items[i].params->bad) {
+            refuse_parameter(L, "pipeline", items[i].params->bad);
+            lua_pushinteger(L, i + 1);
+            return 4;
+        }
+    }
+    if ((rc = begin(L, c, "pipeline", &call)) != 0)
+        return rc;
+    return sent(L, c, send_pipeline(c, items, n), finish_pipeline);
+}
+
+/* ==== transaction =============================================================================== */
+
+/* The commit or rollback is over; the values of the function stand from index 4 on. */
+static int finish_transaction(lua_State *L, struct pg_conn *c)
+{
+    int rolled_back = c->n_results > 0 && strcmp(PQcmdStatus(c->results[0]), "ROLLBACK") == 0;
+    int wanted_commit = lua_toboolean(L, 3);
+
+    pg_end(c);
+    deliver_notices(L, c);
+    pg_drop_results(c);
+    if (lua_isboolean(L, 2)) { /* the function raised: its error is the last value */
+        lua_settop(L, 4);
+        return lua_error(L);
+    }
+    if (!wanted_commit)
+        return lua_gettop(L) - 3;
+    if (failed(c))
+        return push_failure(L, c);
+    if (rolled_back)
+        return fail(L, "25P02", "transaction: a statement in it had failed, so it was rolled back");
+    if (lua_gettop(L) == 3)
+        lua_pushboolean(L, 1);
+    return lua_gettop(L) - 3;
+}
+
+/* After the function: index 2 becomes true when it raised, 3 whether to commit, its values follow. */
+static int end_transaction(lua_State *L, int raised, struct pg_conn *c, const struct pg_call *call)
+{
+    int top = lua_gettop(L);
+    int commit = !raised && (top == 3 || lua_toboolean(L, 4));
+
+    if (raised) {
+        lua_pushboolean(L, 1);
+        lua_replace(L, 2);
+    }
+    lua_pushboolean(L, commit);
+    lua_replace(L, 3);
+    if (c->state == PG_OPEN && begin(L, c, "transaction", call) == 0)
+        return sent(L, c, PQsendQuery(c->pg, commit ? "commit" : "rollback"), finish_transaction);
+    lua_settop(L, top);
+    if (raised)
+        return lua_error(L);
+    if (commit)
+        return fail(L, "connection", "transaction: the connection was lost before its commit");
+    return top - 3;
+}
+
+/* The context carries what COMMIT needs: the timeout, and in the lowest bit whether it yields. */
+static lua_KContext pack_call(const struct pg_call *call)
+{
+    return (lua_KContext)(call->timeout_ms << 1 | call->yields);
+}
+
+static int transaction_called(lua_State *L, int status, lua_KContext packed)
+{
+    struct pg_call call = {(int64_t)packed >> 1, 0, packed & 1};
+    return end_transaction(L, status != LUA_OK && status != LUA_YIELD, lua_touserdata(L, 1), &call);
+}
+
+static int finish_begin(lua_State *L, struct pg_conn *c)
+{
+    lua_KContext packed = (lua_KContext)lua_tointeger(L, 3);
+
+    pg_end(c);
+    deliver_notices(L, c);
+    pg_drop_results(c);
+    if (failed(c))
+        return push_failure(L, c);
+    lua_pushvalue(L, 2);
+    lua_pushvalue(L, 1);
+    return transaction_called(L, lua_pcallk(L, 1, LUA_MULTRET, 0, packed, transaction_called), packed);
+}
+
+/***
+ * Calls a function inside a transaction. It commits when the function returns nothing or a true first
+ * value, and rolls back when the first value is nil or false, or when it raises (the error goes on).
+ * @function conn:transaction
+ * @tparam function f called with the connection
+ * @tparam[opt] table options `timeout` in seconds (30) of BEGIN and of COMMIT; `yield`
+ * @return[1] what the function returned; true if nothing
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code; "25P02" when it could only roll back, since a statement had failed
+ */
+static int l_transaction(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    struct pg_call call;
+    int n;
+
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    call = check_call(L, c, 3);
+    if (c->pg != NULL && !c->op.active && PQtransactionStatus(c->pg) != PQTRANS_IDLE)
+        return luaL_error(L, "transaction: the connection is in a transaction already");
+    lua_settop(L, 2);
+    lua_pushinteger(L, (lua_Integer)pack_call(&call));
+    if ((n = begin(L, c, "transaction", &call)) != 0)
+        return n;
+    return sent(L, c, PQsendQuery(c->pg, "begin"), finish_begin);
+}
+
+/* ==== COPY ====================================================================================== */
+
+enum { COPY_SOURCE = 3, COPY_INDEX = 4, COPY_PIECE = 5, COPY_CHUNK = 65536 };
+
+static void check_file(lua_State *L, const char *expected)
+{
+    const luaL_Stream *file = luaL_testudata(L, COPY_SOURCE, LUA_FILEHANDLE);
+
+    luaL_argexpected(L, file != NULL, COPY_SOURCE, expected);
+    luaL_argcheck(L, file->closef != NULL, COPY_SOURCE, "file is closed");
+}
+
+/* Index 3 is a string, a function, a list of strings or an open file. */
+static void check_source(lua_State *L)
+{
+    int type = lua_type(L, COPY_SOURCE);
+
+    if (type != LUA_TSTRING && type != LUA_TFUNCTION && type != LUA_TTABLE)
+        check_file(L, "string, function, list of strings or file");
+}
+
+/* Reads a chunk of the file at 3 on the top of the stack; nil at its end. Raises when it cannot be read. */
+static int read_chunk(lua_State *L)
+{
+    FILE *f = ((luaL_Stream *)luaL_checkudata(L, 1, LUA_FILEHANDLE))->f;
+    luaL_Buffer b;
+    size_t n = fread(luaL_buffinitsize(L, &b, COPY_CHUNK), 1, COPY_CHUNK, f);
+
+    if (n == 0 && ferror(f))
+        return luaL_error(L, "the source cannot be read: %s", strerror(errno));
+    luaL_pushresultsize(&b, n);
+    if (n == 0)
+        lua_pushnil(L);
+    return 1;
+}
+
+/* Pushes the function that gives the next piece, and its arguments; returns how many. */
+static int push_source(lua_State *L)
+{
+    if (lua_isfunction(L, COPY_SOURCE)) {
+        lua_pushvalue(L, COPY_SOURCE);
+        return 0;
+    }
+    lua_pushcfunction(L, read_chunk);
+    lua_pushvalue(L, COPY_SOURCE);
+    return 1;
+}
+
+/*
+ * Replaces index 5 by the next piece: a string, or nil at the end. Returns 0 with the error value there
+ * when the source raised or gave something else.
+ */
+static int next_piece(lua_State *L, struct pg_conn *c)
+{
+    lua_Integer i = lua_tointeger(L, COPY_INDEX);
+    int ok = LUA_OK;
+
+    lua_pushinteger(L, i + 1);
+    lua_replace(L, COPY_INDEX);
+    if (lua_type(L, COPY_SOURCE) == LUA_TSTRING) {
+        if (i == 0)
+            lua_pushvalue(L, COPY_SOURCE);
+        else
+            lua_pushnil(L);
+    } else if (lua_istable(L, COPY_SOURCE)) {
+        lua_rawgeti(L, COPY_SOURCE, i + 1);
+    } else {
+        c->op.calling = 1;
+        ok = lua_pcall(L, push_source(L), 1, 0);
+        c->op.calling = 0;
+    }
+    lua_replace(L, COPY_PIECE);
+    if (ok == LUA_OK && lua_type(L, COPY_PIECE) != LUA_TSTRING && !lua_isnil(L, COPY_PIECE)) {
+        lua_pushfstring(L, "copy_in: the source gave a %s, not a string", luaL_typename(L, COPY_PIECE));
+        lua_replace(L, COPY_PIECE);
+        return 0;
+    }
+    return ok == LUA_OK;
+}
+
+/* A source or sink raised: the COPY is over, and so is the call, with that error (at index 5). */
+static int finish_raised(lua_State *L, struct pg_conn *c)
+{
+    pg_end(c);
+    pg_drop_results(c);
+    lua_settop(L, COPY_PIECE);
+    return lua_error(L);
+}
+
+/* Stops a COPY from this side: the server is told, the rest is read and dropped. */
+static int give_up_copy(struct pg_conn *c, int (*finish)(lua_State *, struct pg_conn *))
+{
+    pg_give_up(c);
+    pg_stage(c, PG_BUSY, finish);
+    return PG_AGAIN;
+}
+
+static int pump_copy(lua_State *L, struct pg_conn *c);
+
+/* Queues one piece; the next one is fetched only when this one is on its way. */
+static int put_piece(lua_State *L, struct pg_conn *c)
+{
+    size_t len;
+    const char *s = lua_tolstring(L, COPY_PIECE, &len);
+
+    pg_stage(c, PG_FLUSH, pump_copy);
+    while (len > 0) {
+        int n = len < (1 << 24) ? (int)len : 1 << 24;
+        if (PQputCopyData(c->pg, s, n) != 1) {
+            pg_broken(c);
+            break;
+        }
+        s += n;
+        len -= (size_t)n;
+    }
+    return PG_AGAIN;
+}
+
+/* One turn of a COPY in: the statement was accepted, or the last piece has left. */
+static int pump_copy(lua_State *L, struct pg_conn *c)
+{
+    int ok;
+
+    if (pg_now() >= c->op.deadline && !c->op.expired && c->pg != NULL && c->op.copy == 'i')
+        return give_up_copy(c, finish_result);
+    if (c->op.expired || c->error != NULL || c->pg == NULL || c->op.copy != 'i' || c->n_results > 0)
+        return finish_result(L, c);
+    ok = next_piece(L, c);
+    if (ok && !lua_isnil(L, COPY_PIECE))
+        return put_piece(L, c);
+    c->op.copy = 0;
+    pg_stage(c, PG_BUSY, ok ? finish_result : finish_raised);
+    if (PQputCopyEnd(c->pg, ok ? NULL : "the source failed") != 1)
+        pg_broken(c);
+    return PG_AGAIN;
+}
+
+/***
+ * Runs COPY … FROM STDIN.
+ * @function conn:copy_in
+ * @tparam string sql
+ * @param source a string, a list of strings, an open file, or a function that gives a string per call and
+ *   nil at the end (it must not yield; its error ends the COPY and goes on)
+ * @tparam[opt] table options as of `conn:query`
+ * @treturn[1] table result; `affected` is the number of rows
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ */
+static int l_copy_in(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    const char *sql = check_text(L, 2);
+    struct pg_call call;
+    int n;
+
+    check_source(L);
+    call = check_call(L, c, 4);
+    lua_settop(L, 3);
+    lua_pushinteger(L, 0);
+    lua_pushnil(L);
+    if ((n = begin(L, c, "copy_in", &call)) != 0)
+        return n;
+    c->op.copy = 'i';
+    return sent(L, c, PQsendQuery(c->pg, sql), pump_copy);
+}
+
+/*
+ * Gives the piece that libpq holds to the sink. Protected, for all of it may raise: the arguments are the
+ * connection and the sink.
+ */
+static int sink_piece(lua_State *L)
+{
+    const struct pg_conn *c = lua_touserdata(L, 1);
+    size_t len = (size_t)c->piece_size;
+    const luaL_Stream *file;
+
+    if (lua_isfunction(L, 2)) {
+        lua_pushlstring(L, c->piece, len);
+        lua_call(L, 1, 0);
+        return 0;
+    }
+    file = luaL_checkudata(L, 2, LUA_FILEHANDLE);
+    if (file->closef == NULL || fwrite(c->piece, 1, len, file->f) != len)
+        return luaL_error(L, "the sink cannot be written: %s", file->closef == NULL ? "closed" : strerror(errno));
+    return 0;
+}
+
+/* One turn of a COPY out: the statement was accepted, or a piece has come. */
+static int drain_copy(lua_State *L, struct pg_conn *c)
+{
+    int ok = 1;
+
+    if (c->op.expired || c->error != NULL || c->pg == NULL || c->op.copy != 'o' || c->n_results > 0)
+        return finish_result(L, c);
+    if (c->piece != NULL) {
+        lua_pushcfunction(L, sink_piece);
+        lua_pushvalue(L, 1);
+        lua_pushvalue(L, COPY_SOURCE);
+        c->op.calling = 1;
+        ok = lua_pcall(L, 2, 0, 0) == LUA_OK;
+        c->op.calling = 0;
+        PQfreemem(c->piece);
+        c->piece = NULL;
+    }
+    if (!ok) {
+        lua_replace(L, COPY_PIECE);
+        return give_up_copy(c, finish_raised);
+    }
+    if (pg_now() >= c->op.deadline)
+        return give_up_copy(c, finish_result);
+    pg_stage(c, PG_COPY_OUT, drain_copy);
+    return PG_AGAIN;
+}
+
+/***
+ * Runs COPY … TO STDOUT.
+ * @function conn:copy_out
+ * @tparam string sql
+ * @param sink an open file, or a function called with each row's bytes (it must not yield; its error ends
+ *   the COPY and goes on)
+ * @tparam[opt] table options as of `conn:query`
+ * @treturn[1] table result; `affected` is the number of rows
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ */
+static int l_copy_out(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    const char *sql = check_text(L, 2);
+    struct pg_call call;
+    int n;
+
+    if (!lua_isfunction(L, COPY_SOURCE))
+        check_file(L, "function or file");
+    call = check_call(L, c, 4);
+    lua_settop(L, 3);
+    lua_pushnil(L);
+    lua_pushnil(L);
+    if ((n = begin(L, c, "copy_out", &call)) != 0)
+        return n;
+    c->op.copy = 'o';
+    return sent(L, c, PQsendQuery(c->pg, sql), drain_copy);
+}
+
+/* ==== LISTEN and NOTIFY ========================================================================= */
+
+static int run_channel(lua_State *L, const char *name, const char *verb)
+{
+    struct pg_conn *c = check_conn(L);
+    const char *channel = check_text(L, 2), *sql;
+    struct pg_call call = check_call(L, c, 3);
+    int n;
+
+    luaL_argcheck(L, *channel != '\0' && strlen(channel) < 64, 2, "a channel has 1 to 63 bytes");
+    sql = lua_pushfstring(L, "%s \"%s\"", verb, luaL_gsub(L, channel, "\"", "\"\""));
+    if ((n = begin(L, c, name, &call)) != 0)
+        return n;
+    return sent(L, c, PQsendQuery(c->pg, sql), finish_true);
+}
+
+/***
+ * Listens on a channel. Behind a transaction pooler this succeeds, and nothing ever comes.
+ * @function conn:listen
+ * @tparam string channel taken as it is, upper case too
+ * @tparam[opt] table options as of `conn:query`
+ * @treturn[1] boolean true
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ */
+static int l_listen(lua_State *L)
+{
+    return run_channel(L, "listen", "listen");
+}
+
+/***
+ * Stops listening on a channel.
+ * @function conn:unlisten
+ * @tparam string channel
+ * @tparam[opt] table options as of `conn:query`
+ * @treturn[1] boolean true
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ */
+static int l_unlisten(lua_State *L)
+{
+    return run_channel(L, "unlisten", "unlisten");
+}
+
+/* Each notification is held by the connection until it is in Lua's hands. */
+static int finish_notifications(lua_State *L, struct pg_conn *c)
+{
+    pg_end(c);
+    deliver_notices(L, c);
+    if (failed(c))
+        return push_failure(L, c);
+    lua_newtable(L);
+    for (lua_Integer i = 1; c->notify != NULL; i++) {
+        lua_createtable(L, 0, 3);
+        lua_pushstring(L, c->notify->relname);
+        lua_setfield(L, -2, "channel");
+        lua_pushstring(L, c->notify->extra);
+        lua_setfield(L, -2, "payload");
+        lua_pushinteger(L, c->notify->be_pid);
+        lua_setfield(L, -2, "pid");
+        lua_rawseti(L, -2, i);
+        pg_drop_results(c);
+        c->notify = PQnotifies(c->pg);
+    }
+    return 1;
+}
+
+/***
+ * Waits for notifications on the channels listened on.
+ * @function conn:notifications
+ * @tparam[opt] number timeout in seconds; 0, the default, takes what is there
+ * @tparam[opt] table options `yield`
+ * @treturn[1] table list of `{channel, payload, pid}`, empty when none came in time
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code
+ */
+static int l_notifications(lua_State *L)
+{
+    static const char *const names[] = {"yield", NULL};
+    struct pg_conn *c = check_conn(L);
+    struct pg_call call = {0, 0, 0};
+    int n;
+
+    call.timeout_ms = check_seconds(L, 2, luaL_optnumber(L, 2, 0), 0);
+    check_options(L, 3, names);
+    call.yields = option_boolean(L, 3, "yield", c->yields);
+    if ((n = begin(L, c, "notifications", &call)) != 0)
+        return n;
+    pg_stage(c, PG_NOTIFY, finish_notifications);
+    return await(L, c);
+}
+
+/***
+ * Sets who gets the server's notices and warnings: after each call, once per notice, with a table
+ * `{severity, message, sqlstate, detail, hint, …}`. Without one they are dropped.
+ * @function conn:on_notice
+ * @tparam[opt] function f must not use the connection; nil for none
+ */
+static int l_on_notice(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+
+    if (!lua_isnoneornil(L, 2))
+        luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 2);
+    c->want_notices = !lua_isnil(L, 2);
+    lua_setiuservalue(L, 1, 1);
+    return 0;
+}
+
+/* ==== for a loop ================================================================================ */
+
+/***
+ * The socket to wait for. It may change while connecting.
+ * @function conn:socket
+ * @treturn integer file descriptor, -1 when the connection is lost
+ */
+static int l_socket(lua_State *L)
+{
+    const struct pg_conn *c = check_conn(L);
+    lua_pushinteger(L, c->pg != NULL ? PQsocket(c->pg) : -1);
+    return 1;
+}
+
+/***
+ * What to wait for on the socket.
+ * @function conn:events
+ * @treturn string "r", "w" or "rw"
+ */
+static int l_events(lua_State *L)
+{
+    const struct pg_conn *c = check_conn(L);
+    int events = c->op.active && !c->op.done ? c->op.events : POLLIN;
+
+    lua_pushstring(L, events == POLLIN ? "r" : events == POLLOUT ? "w" : "rw");
+    return 1;
+}
+
+/***
+ * How long a loop may wait before it calls `conn:step` or resumes the coroutine anyway.
+ * @function conn:timeout
+ * @treturn[1] number seconds to the deadline of the operation under way
+ * @treturn[2] nil when there is none
+ */
+static int l_timeout(lua_State *L)
+{
+    const struct pg_conn *c = check_conn(L);
+    int64_t left = c->op.done ? 0 : c->op.deadline - pg_now();
+
+    if (c->op.active)
+        lua_pushnumber(L, left > 0 ? (lua_Number)left / 1000 : 0);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
+/***
+ * Moves the operation under way on as far as it goes without waiting.
+ * @function conn:step
+ * @treturn boolean whether the coroutine that waits for it should be resumed (true when nothing is under way)
+ */
+static int l_step(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+    lua_pushboolean(L, !c->op.active || pg_step(c));
+    return 1;
+}
+
+/***
+ * Waits until the socket is ready for what is under way, or its deadline has come. Does not move it on.
+ * @function conn:wait
+ * @tparam[opt] number timeout in seconds (30)
+ * @treturn boolean whether the socket is ready
+ */
+static int l_wait(lua_State *L)
+{
+    const struct pg_conn *c = check_conn(L);
+    int64_t ms = check_seconds(L, 2, luaL_optnumber(L, 2, PG_TIMEOUT_CALL), 0);
+
+    lua_pushboolean(L, pg_poll(c, ms));
+    return 1;
+}
+
+/* ==== state ===================================================================================== */
+
+/***
+ * Asks the server to stop what runs on this connection, from another coroutine or a callback. The call
+ * that is stopped ends with code "57014". Nothing under way: nothing happens.
+ * @function conn:cancel
+ * @tparam[opt] table options `timeout` in seconds (5), for the server to take the request
+ * @treturn[1] boolean true
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string "timeout" or "connection"
+ */
+static int l_cancel(lua_State *L)
+{
+    static const char *const names[] = {"timeout", NULL};
+    struct pg_conn *c = check_conn(L);
+    struct pg_cancel *k;
+    int64_t ms;
+    int ended, taken;
+
+    check_options(L, 2, names);
+    ms = option_timeout(L, 2, "timeout", PG_TIMEOUT_CANCEL);
+    k = c->pg != NULL ? pg_cancel_start(c->pg) : NULL;
+    if (k == NULL)
+        return fail(L, "connection", "cancel: no connection to cancel on");
+    ended = pg_cancel_wait(k, (int)ms);
+    taken = ended && atomic_load(&k->sent);
+    pg_cancel_drop(k);
+    if (!ended)
+        return fail(L, "timeout", "cancel: the server did not take the request in time");
+    if (!taken)
+        return fail(L, "connection", "cancel: the server did not take the request");
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static const char *state_name(const struct pg_conn *c)
+{
+    if (c->state != PG_OPEN)
+        return c->state == PG_LOST ? "lost" : "closed";
+    if (c->op.active)
+        return c->op.phase == PG_CONNECT ? "connecting" : "busy";
+    switch (PQtransactionStatus(c->pg)) {
+    case PQTRANS_INTRANS:
+        return "transaction";
+    case PQTRANS_INERROR:
+        return "failed";
+    default:
+        return "idle";
+    }
+}
+
+/***
+ * The state of the connection; also of a closed one.
+ * @function conn:status
+ * @treturn string "idle", "transaction" (inside one), "failed" (inside one that can only roll back), "busy",
+ *   "connecting", "lost" or "closed"
+ */
+static int l_status(lua_State *L)
+{
+    const struct pg_conn *c = luaL_checkudata(L, 1, PG_CONN_MT);
+    lua_pushstring(L, state_name(c));
+    return 1;
+}
+
+/***
+ * The process id of the server's side.
+ * @function conn:backend_pid
+ * @treturn integer 0 when the connection is lost
+ */
+static int l_backend_pid(lua_State *L)
+{
+    const struct pg_conn *c = check_conn(L);
+    lua_pushinteger(L, c->pg != NULL ? PQbackendPID(c->pg) : 0);
+    return 1;
+}
+
+/***
+ * A setting that the server reports by itself ("server_version", "TimeZone", …), or "server_version_num".
+ * @function conn:parameter
+ * @tparam string name
+ * @treturn[1] string value
+ * @treturn[2] nil when the server does not report it, or the connection is lost
+ */
+static int l_parameter(lua_State *L)
+{
+    const struct pg_conn *c = check_conn(L);
+    const char *name = check_text(L, 2);
+
+    if (c->pg == NULL)
+        lua_pushnil(L);
+    else if (strcmp(name, "server_version_num") == 0)
+        lua_pushfstring(L, "%d", PQserverVersion(c->pg));
+    else
+        lua_pushstring(L, PQparameterStatus(c->pg, name));
+    return 1;
+}
+
+/***
+ * All about the failure of the last call.
+ * @function conn:last_error
+ * @treturn[1] table `code`, `message`, and what the server said: `sqlstate`, `severity`, `detail`, `hint`,
+ *   `context`, `position`, `schema`, `table`, `column`, `constraint`
+ * @treturn[2] nil when it did not fail
+ */
+static int l_last_error(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+
+    if (c->error == NULL && c->fail_code == NULL) {
+        lua_pushnil(L);
+        return 1;
+    }
+    push_diagnostics(L, c->error);
+    push_failure(L, c);
+    lua_setfield(L, -4, "code");
+    lua_setfield(L, -3, "message");
+    lua_pop(L, 1);
+    return 1;
+}
+
+/***
+ * Closes the connection; a coroutine that waits on it gets code "closed". Closing twice is fine.
+ * @function conn:close
+ */
+static int l_close(lua_State *L)
+{
+    struct pg_conn *c = luaL_checkudata(L, 1, PG_CONN_MT);
+
+    if (c->op.calling)
+        return luaL_error(L, "connection is busy with another operation");
+    pg_close(c);
+    return 0;
+}
+
+static int l_gc(lua_State *L)
+{
+    pg_close(luaL_checkudata(L, 1, PG_CONN_MT));
+    return 0;
+}
+
+static int l_tostring(lua_State *L)
+{
+    const struct pg_conn *c = luaL_checkudata(L, 1, PG_CONN_MT);
+    lua_pushfstring(L, PG_CONN_MT ": %s", state_name(c));
+    return 1;
+}
+
+/* ==== parameter values ========================================================================== */
+
+/***
+ * Bytes as a parameter.
+ * @function bytea
+ * @tparam string bytes
+ * @treturn value for a parameter list or `pg.array`
+ */
+static int l_bytea(lua_State *L)
+{
+    size_t len;
+    const char *s;
+
+    luaL_checktype(L, 1, LUA_TSTRING);
+    s = lua_tolstring(L, 1, &len);
+    pg_new_value(L, "bytea", s, len)->binary = 1;
+    return 1;
+}
+
+/***
+ * Any value as a JSON parameter, encoded by atelier.json.
+ * @function json
+ * @param value
+ * @treturn[1] value for a parameter list or `pg.array`
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code of atelier.json
+ */
+static int l_json(lua_State *L)
+{
+    size_t len;
+    const char *s;
+
+    luaL_checkany(L, 1);
+    lua_settop(L, 1);
+    if (!pg_push_json_function(L, "encode"))
+        return lua_error(L);
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 3);
+    if (lua_type(L, 2) != LUA_TSTRING)
+        return 3;
+    s = lua_tolstring(L, 2, &len);
+    pg_new_value(L, "json", s, len);
+    return 1;
+}
+
+/***
+ * A list as an array parameter. Its elements are strings, numbers, booleans, `pg.null`, values of `pg.bytea`
+ * and `pg.json`, or lists of the same length for more dimensions.
+ * @function array
+ * @tparam table list a field `n` may give its length
+ * @treturn value for a parameter list
+ * @usage conn:query("select unnest($1::bigint[])", {pg.array({1, 2, pg.null})})
+ */
+static int l_array(lua_State *L)
+{
+    luaL_Buffer b;
+    size_t len;
+    const char *s;
+
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 2 + PG_ARRAY_DEPTH); /* a slot per dimension, and one for what is too deep */
+    luaL_buffinit(L, &b);
+    pg_add_array(L, &b, 1, 2, 1);
+    luaL_pushresult(&b);
+    s = lua_tolstring(L, -1, &len);
+    pg_new_value(L, "array", s, len);
+    return 1;
+}
+
+static int l_value_tostring(lua_State *L)
+{
+    const struct pg_value *v = luaL_checkudata(L, 1, PG_VALUE_MT);
+    lua_pushfstring(L, PG_VALUE_MT ": %s, %I bytes", v->kind, (LUAI_UACINT)v->len);
+    return 1;
+}
+
+/***
+ * How many connections are open.
+ * @function live_handles
+ * @treturn integer count
+ */
+
+/* ==== tables ==================================================================================== */
+
+static const luaL_Reg conn_methods[] = {
+    {"query", l_query},
+    {"exec", l_exec},
+    {"prepare", l_prepare},
+    {"execute", l_execute},
+    {"pipeline", l_pipeline},
+    {"transaction", l_transaction},
+    {"copy_in", l_copy_in},
+    {"copy_out", l_copy_out},
+    {"listen", l_listen},
+    {"unlisten", l_unlisten},
+    {"notifications", l_notifications},
+    {"on_notice", l_on_notice},
+    {"socket", l_socket},
+    {"events", l_events},
+    {"timeout", l_timeout},
+    {"step", l_step},
+    {"wait", l_wait},
+    {"cancel", l_cancel},
+    {"status", l_status},
+    {"backend_pid", l_backend_pid},
+    {"parameter", l_parameter},
+    {"last_error", l_last_error},
+    {"close", l_close},
+    {NULL, NULL},
+};
+
+static const luaL_Reg conn_meta[] = {
+    {"__gc", l_gc},
+    {"__close", l_close},
+    {"__tostring", l_tostring},
+    {NULL, NULL},
+};
+
+static const luaL_Reg value_meta[] = {
+    {"__tostring", l_value_tostring},
+    {NULL, NULL},
+};
+
+static const luaL_Reg pg_funcs[] = {
+    {"connect", l_connect},
+    {"bytea", l_bytea},
+    {"json", l_json},
+    {"array", l_array},
+    {"live_handles", l_live_handles},
+    {NULL, NULL},
+};
+
+static void new_class(lua_State *L, const char *name, const luaL_Reg *meta, const luaL_Reg *methods)
+{
+    luaL_newmetatable(L, name);
+    luaL_setfuncs(L, meta, 0);
+    if (methods != NULL) {
+        lua_newtable(L);
+        luaL_setfuncs(L, methods, 0);
+        lua_setfield(L, -2, "__index");
+    }
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_pop(L, 1);
+}
+
+/* The waiting coroutines are held weakly, or a dead one could never be told from one that waits. */
+static void new_waiting_table(lua_State *L)
+{
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &pg_waiting_key);
+}
+
+int luaopen_atelier_pg(lua_State *L)
+{
+    luaL_checkversion(L);
+    new_class(L, PG_CONN_MT, conn_meta, conn_methods);
+    new_class(L, PG_VALUE_MT, value_meta, NULL);
+    new_waiting_table(L);
+    luaL_newlib(L, pg_funcs);
+    lua_pushlightuserdata(L, NULL);
+    lua_setfield(L, -2, "null");
+    return 1;
+}
