@@ -10,18 +10,15 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include <lauxlib.h>
 #include <lua.h>
-#include <zip.h>
 #include <zlib.h>
 
 #include "managed.h"
-#include "zip_directory.h"
-#include "zip_feed.h"
-#include "zip_names.h"
-#include "zip_sink.h"
+#include "zip_deflate.h"
+#include "zip_reader.h"
+#include "zip_writer.h"
 
 #define DEFLATER_MT "atelier.zip.deflater"
 #define PIECE_MT "atelier.zip.piece"
@@ -31,50 +28,6 @@
 /* What a reader accepts unless told otherwise. */
 enum { DEFAULT_ENTRIES = 10000, DEFAULT_BYTES = 1 << 30, DEFAULT_RATIO = 1000 };
 enum { DEFAULT_LEVEL = 6, PIECE_LEVEL = 9, PASSWORD_LONGEST = 1024 };
-/* 1980-01-01, the earliest that the format can say; 00:00; a regular file that all may read. */
-enum { FIXED_DATE = 0x0021, FIXED_TIME = 0 };
-#define FIXED_ATTRIBUTES ((uint32_t)(S_IFREG | 0644) << 16)
-
-/* A zlib stream and its output, kept for the life of the Lua state: making one costs more than a small file. */
-struct deflater {
-    z_stream stream;
-    int ready;
-    unsigned char *out;
-    size_t room;
-};
-
-/* Immutable. The raw deflate stream of some bytes, or the start of one (last = 0). */
-struct piece {
-    uint64_t size;
-    uint32_t crc;
-    int last;
-    size_t length;
-    unsigned char bytes[];
-};
-
-enum writer_state { WRITER_OPEN = 0, WRITER_DONE = 1, WRITER_FAILED = 2 };
-
-/* User value 1: the list of strings, pieces and readers whose bytes libzip reads at close. */
-struct writer {
-    zip_t *archive; /* NULL unless WRITER_OPEN */
-    struct sink sink;
-    struct name_set names;
-    lua_Integer anchors;
-    enum writer_state state;
-};
-
-/* User value 1: the string that is read, if it is one. */
-struct reader {
-    zip_t *archive; /* NULL once closed */
-    struct directory directory;
-    char *password;
-};
-
-struct entry_options {
-    int store;
-    uint32_t level;
-    const char *password;
-};
 
 static struct piece *check_piece(lua_State *L, int arg)
 {
@@ -133,8 +86,9 @@ static FILE *check_file(lua_State *L, int arg)
 static int fail_fault(lua_State *L, const struct fault *why, const char *operation, const char *object)
 {
     char shown[256];
-    return fail(L, why->code, "%s: %s: %s", operation, name_printable(object, strlen(object), shown, sizeof shown),
-                why->text);
+
+    name_printable(object, strlen(object), shown, sizeof shown);
+    return fail(L, why->code, "%s: %s: %s", operation, shown, why->text);
 }
 
 /* ==== pieces =================================================================================== */
@@ -143,12 +97,7 @@ static int l_deflater_gc(lua_State *L)
 {
     struct deflater *d = luaL_checkudata(L, 1, DEFLATER_MT);
 
-    if (d->ready)
-        deflateEnd(&d->stream);
-    d->ready = 0;
-    free(d->out);
-    d->out = NULL;
-    d->room = 0;
+    deflater_free(d);
     return 0;
 }
 
@@ -170,55 +119,6 @@ static struct deflater *deflater_get(lua_State *L)
     return d;
 }
 
-static int deflater_start(struct deflater *d, int level)
-{
-    if (!d->ready)
-        return deflateInit2(&d->stream, level, Z_DEFLATED, -MAX_WBITS, 8, Z_DEFAULT_STRATEGY) == Z_OK ? d->ready = 1, 0
-                                                                                                       : -1;
-    return deflateReset(&d->stream) == Z_OK && deflateParams(&d->stream, level, Z_DEFAULT_STRATEGY) == Z_OK ? 0 : -1;
-}
-
-static int deflater_reserve(struct deflater *d, size_t room)
-{
-    unsigned char *out = d->room >= room ? d->out : realloc(d->out, room);
-
-    if (out == NULL)
-        return -1;
-    d->out = out;
-    d->room = d->room >= room ? d->room : room;
-    return 0;
-}
-
-/* Deflates all of `data` into d->out. The length, or -1 when out of memory. zlib counts in unsigned int. */
-static int64_t deflater_run(struct deflater *d, const char *data, size_t len, int level, int last)
-{
-    const size_t chunk_most = 1u << 30;
-    size_t done = 0;
-    z_stream *z = &d->stream;
-    int flush, full;
-
-    if (deflater_start(d, level) < 0 || deflater_reserve(d, deflateBound(z, len) + 64) < 0)
-        return -1;
-    z->next_in = (Bytef *)(uintptr_t)data;
-    do {
-        const size_t chunk = len < chunk_most ? len : chunk_most;
-        z->avail_in = (uInt)chunk;
-        len -= chunk;
-        flush = len > 0 ? Z_NO_FLUSH : last ? Z_FINISH : Z_SYNC_FLUSH;
-        do {
-            if (d->room - done < 64 && deflater_reserve(d, d->room * 2) < 0)
-                return -1;
-            const size_t space = d->room - done < chunk_most ? d->room - done : chunk_most;
-            z->next_out = d->out + done;
-            z->avail_out = (uInt)space;
-            deflate(z, flush);
-            done += space - z->avail_out;
-            full = z->avail_out == 0;
-        } while (full);
-    } while (len > 0);
-    return (int64_t)done;
-}
-
 static struct piece *piece_new(lua_State *L, size_t length)
 {
     struct piece *p = lua_newuserdatauv(L, sizeof *p + length, 0);
@@ -231,7 +131,6 @@ static struct piece *piece_new(lua_State *L, size_t length)
 /* Pushes the piece made of `data`; NULL, with nothing pushed, when out of memory. */
 static struct piece *push_deflated(lua_State *L, const char *data, size_t len, int level, int last)
 {
-    const size_t keep = 4u << 20; /* a larger buffer is not held on to */
     struct deflater *d = deflater_get(L);
     const int64_t length = len == 0 && !last ? 0 : deflater_run(d, data, len, level, last);
     struct piece *p;
@@ -244,11 +143,7 @@ static struct piece *push_deflated(lua_State *L, const char *data, size_t len, i
     p->size = len;
     p->crc = (uint32_t)crc32_z(0, (const Bytef *)data, len);
     p->last = last;
-    if (d->room > keep) {
-        free(d->out);
-        d->out = NULL;
-        d->room = 0;
-    }
+    deflater_trim(d);
     return p;
 }
 
@@ -360,33 +255,16 @@ static int l_piece_tostring(lua_State *L)
 
 /* ==== writer =================================================================================== */
 
-/* Lets go of everything. Writes nothing. */
-static void writer_release(struct writer *w, enum writer_state state)
-{
-    if (w->archive != NULL) {
-        zip_discard(w->archive);
-        managed_live--;
-    }
-    w->archive = NULL;
-    sink_free(&w->sink);
-    name_set_free(&w->names);
-    if (w->state == WRITER_OPEN)
-        w->state = state;
-}
-
 /* After any failure the archive is lost: half an archive must never look like a whole one. */
 static int writer_fail(lua_State *L, struct writer *w, const struct fault *why, const char *operation, const char *object)
 {
+    char shown[256];
+
+    name_printable(object, strlen(object), shown, sizeof shown); /* it may be the writer's own */
     writer_release(w, WRITER_FAILED);
     lua_pushnil(L);
     lua_setiuservalue(L, 1, 1);
-    return fail_fault(L, why, operation, object);
-}
-
-/* libzip's own fault on the way out, which is never the archive's. */
-static int fault_writing(struct fault *why, zip_t *archive)
-{
-    return fault_zip(why, zip_get_error(archive), "zip");
+    return fail(L, why->code, "%s: %s: %s", operation, shown, why->text);
 }
 
 /***
@@ -449,63 +327,6 @@ static void writer_anchor(lua_State *L, struct writer *w, int index)
     lua_rawseti(L, -2, w->anchors + 1);
     lua_pop(L, 1);
     w->anchors++;
-}
-
-static int writer_name(struct writer *w, const char *name, size_t len, struct fault *why)
-{
-    const char *fault = name_fault(name, len);
-    enum name_verdict v;
-
-    if (fault != NULL)
-        return fault_set(why, "bad_name", "%s", fault);
-    v = name_set_add(&w->names, name, len);
-    if (v == NAME_NO_MEMORY)
-        return fault_errno(why, ENOMEM);
-    return v == NAME_FINE ? 0 : fault_set(why, "bad_name", "%s", name_verdict_text(v));
-}
-
-/* Hands the source to libzip, which owns it from here on, and sets all that could differ between two runs. */
-static int writer_put(struct writer *w, const char *name, zip_source_t *source, const struct entry_options *o,
-                      int32_t method, struct fault *why)
-{
-    zip_int64_t i;
-    zip_uint64_t at;
-
-    if (source == NULL)
-        return -1;
-    if ((i = zip_file_add(w->archive, name, source, ZIP_FL_ENC_UTF_8)) < 0) {
-        zip_source_free(source);
-        return fault_writing(why, w->archive);
-    }
-    at = (zip_uint64_t)i;
-    if (zip_file_set_dostime(w->archive, at, FIXED_TIME, FIXED_DATE, 0) < 0 ||
-        zip_file_set_external_attributes(w->archive, at, 0, ZIP_OPSYS_UNIX, FIXED_ATTRIBUTES) < 0 ||
-        (method != ZIP_CM_DEFAULT && zip_set_file_compression(w->archive, at, method, o->level) < 0) ||
-        (o->password != NULL && zip_file_set_encryption(w->archive, at, ZIP_EM_AES_256, o->password) < 0))
-        return fault_writing(why, w->archive);
-    w->sink.encrypted |= o->password != NULL;
-    return 0;
-}
-
-/* Bytes that are anchored, already packed or to be stored. */
-static int writer_put_bytes(struct writer *w, const char *name, const void *data, size_t len, const struct piece *p,
-                            const struct entry_options *o, struct fault *why)
-{
-    struct feed *f = feed_new(FEED_BYTES, len);
-
-    if (f != NULL) {
-        f->bytes.data = data;
-        if (p != NULL)
-            feed_is_packed(f, p->size, p->crc, ZIP_CM_DEFLATE);
-    }
-    w->sink.expected += len + 512;
-    return writer_put(w, name, feed_source(f, why), o, p != NULL ? ZIP_CM_DEFAULT : ZIP_CM_STORE, why);
-}
-
-/* Would a reader with the default limits take this for a bomb? */
-static int piece_is_bomb(const struct piece *p)
-{
-    return p->size / DEFAULT_RATIO >= p->length;
 }
 
 /***
@@ -577,71 +398,6 @@ static int l_writer_add_deflated(lua_State *L)
     return 1;
 }
 
-static int check_is_regular(int fd, struct stat *st, struct fault *why)
-{
-    if (fstat(fd, st) < 0)
-        return fault_errno(why, errno);
-    if (S_ISDIR(st->st_mode))
-        return fault_errno(why, EISDIR);
-    return S_ISREG(st->st_mode) ? 0 : fault_set(why, "EINVAL", "it is not a regular file");
-}
-
-/* A feed that opens the path when libzip wants the bytes, and finds out whether it is still the same file. */
-static struct feed *feed_from_path(const char *path, struct fault *why)
-{
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    struct stat st;
-    struct feed *f = NULL;
-
-    if (fd < 0)
-        fault_errno(why, errno);
-    else if (check_is_regular(fd, &st, why) == 0) {
-        if ((f = feed_new(FEED_PATH, (uint64_t)st.st_size)) == NULL || (f->path = strdup(path)) == NULL) {
-            fault_errno(why, ENOMEM);
-            free(f);
-            f = NULL;
-        } else {
-            f->device = st.st_dev;
-            f->inode = st.st_ino;
-        }
-    }
-    if (fd >= 0)
-        close(fd);
-    return f;
-}
-
-/* A descriptor of our own for an open file; *at is its position. */
-static int file_dup(FILE *file, off_t *at, struct stat *st, struct fault *why)
-{
-    int fd;
-
-    if (fflush(file) != 0 || (*at = ftello(file)) < 0)
-        return fault_errno(why, errno);
-    if (check_is_regular(fileno(file), st, why) < 0)
-        return -1;
-    fd = fcntl(fileno(file), F_DUPFD_CLOEXEC, 0);
-    return fd < 0 ? fault_errno(why, errno) : fd;
-}
-
-static struct feed *feed_from_file(FILE *file, struct fault *why)
-{
-    struct stat st;
-    off_t at = 0;
-    const int fd = file_dup(file, &at, &st, why);
-    struct feed *f;
-
-    if (fd < 0)
-        return NULL;
-    if ((f = feed_new(FEED_BYTES, st.st_size > at ? (uint64_t)(st.st_size - at) : 0)) == NULL) {
-        close(fd);
-        fault_errno(why, ENOMEM);
-        return NULL;
-    }
-    f->bytes.fd = fd;
-    f->bytes.base = (uint64_t)at;
-    return f;
-}
-
 /***
 Add a file as an entry. It is read at close, a little at a time, and must not change until then.
 @function writer:add_file
@@ -674,17 +430,6 @@ static int l_writer_add_file(lua_State *L)
         return writer_fail(L, w, &why, "add_file", name);
     lua_pushboolean(L, 1);
     return 1;
-}
-
-static const struct record *reader_find(const struct reader *r, const char *name, size_t len, struct fault *why)
-{
-    const zip_int64_t i = strlen(name) == len ? zip_name_locate(r->archive, name, ZIP_FL_ENC_RAW) : -1;
-
-    if (i < 0 || (uint64_t)i >= r->directory.count) {
-        fault_set(why, "no_entry", "the archive has no such entry");
-        return NULL;
-    }
-    return r->directory.records + i;
 }
 
 /***
@@ -731,33 +476,6 @@ static int l_writer_copy(lua_State *L)
     return 1;
 }
 
-/* libzip does not write an archive without entries, and would remove the target: so this does. */
-static int writer_finish_empty(struct writer *w, struct fault *why)
-{
-    static const char end[END_SIZE] = "PK\5\6";
-    struct sink *s = &w->sink;
-
-    zip_discard(w->archive);
-    w->archive = NULL;
-    managed_live--;
-    if (sink_begin(s) < 0 || sink_write(s, end, sizeof end) < 0 || sink_commit(s) < 0) {
-        sink_rollback(s);
-        return fault_zip(why, &s->error, "zip");
-    }
-    return 0;
-}
-
-static int writer_finish(struct writer *w, struct fault *why)
-{
-    if (w->names.count == 0)
-        return writer_finish_empty(w, why);
-    if (zip_close(w->archive) < 0)
-        return fault_writing(why, w->archive); /* the archive is still ours: writer_release discards it */
-    w->archive = NULL;
-    managed_live--;
-    return 0;
-}
-
 /***
 Write the archive. To a file: into a temporary file beside it, which then takes its name; a failure leaves
 nothing behind and the old file untouched. It is not synced to the disk. A second call does nothing.
@@ -775,22 +493,20 @@ static int l_writer_close(lua_State *L)
 
     if (w->state == WRITER_FAILED)
         return fail(L, "closed", "close: archive: an earlier call failed or discarded it");
-    if (w->state == WRITER_OPEN) {
-        char *path = w->sink.path;
-        if (writer_finish(w, &why) < 0)
-            return lua_pushstring(L, path != NULL ? path : "archive"),
-                   writer_fail(L, w, &why, "close", lua_tostring(L, -1));
-        w->state = WRITER_DONE;
-        lua_pushnil(L);
-        lua_setiuservalue(L, 1, 1);
-        if (path == NULL) {
-            lua_pushlstring(L, w->sink.data, (size_t)w->sink.size);
-            writer_release(w, WRITER_DONE);
-            return 1;
-        }
-        writer_release(w, WRITER_DONE);
+    if (w->state == WRITER_DONE) {
+        lua_pushboolean(L, 1);
+        return 1;
     }
-    lua_pushboolean(L, 1);
+    if (writer_finish(w, &why) < 0)
+        return writer_fail(L, w, &why, "close", w->sink.path != NULL ? w->sink.path : "archive");
+    w->state = WRITER_DONE;
+    lua_pushnil(L);
+    lua_setiuservalue(L, 1, 1);
+    if (w->sink.path != NULL)
+        lua_pushboolean(L, 1);
+    else
+        lua_pushlstring(L, w->sink.data, (size_t)w->sink.size);
+    writer_release(w, WRITER_DONE);
     return 1;
 }
 
@@ -819,102 +535,6 @@ static int l_writer_tostring(lua_State *L)
 }
 
 /* ==== reader =================================================================================== */
-
-static void reader_release(struct reader *r)
-{
-    if (r->archive != NULL) {
-        zip_discard(r->archive);
-        managed_live--;
-    }
-    r->archive = NULL;
-    directory_free(&r->directory);
-    if (r->password != NULL) {
-        explicit_bzero(r->password, strlen(r->password));
-        free(r->password);
-    }
-    r->password = NULL;
-}
-
-/* Two readings of one archive must agree, or the checks were made on something else. */
-static int reader_agrees(const struct reader *r)
-{
-    const struct directory *d = &r->directory;
-    struct zip_stat st;
-
-    if (zip_get_num_entries(r->archive, 0) != (zip_int64_t)d->count)
-        return 0;
-    for (size_t i = 0; i < d->count; i++) {
-        const struct record *e = d->records + i;
-        if (zip_stat_index(r->archive, i, ZIP_FL_ENC_RAW, &st) < 0 || st.size != e->size || st.comp_size != e->packed ||
-            strlen(st.name) != e->name_length || memcmp(st.name, e->name, e->name_length) != 0)
-            return 0;
-    }
-    return 1;
-}
-
-/* Opens what `b` holds; takes its descriptor over, also on failure. */
-static int reader_open(struct reader *r, const struct bytes *b, const struct limits *most, struct fault *why)
-{
-    struct feed *f = feed_new(FEED_BYTES, b->length);
-    zip_source_t *source;
-    zip_error_t error;
-
-    if (f == NULL) {
-        if (b->fd >= 0)
-            close(b->fd);
-        return fault_errno(why, ENOMEM);
-    }
-    f->bytes = *b;
-    if ((source = feed_source(f, why)) == NULL)
-        return -1;
-    if (directory_load(b, most, &r->directory, why) < 0) {
-        zip_source_free(source);
-        return -1;
-    }
-    f->patches = r->directory.patches;
-    f->patch_count = r->directory.patch_count;
-    f->budget = r->directory.length * 2 + 4 * TAIL_SIZE;
-    zip_error_init(&error);
-    if ((r->archive = zip_open_from_source(source, ZIP_RDONLY, &error)) == NULL) {
-        fault_zip(why, &error, BAD_ARCHIVE);
-        zip_source_free(source);
-    } else {
-        managed_live++;
-        f->patch_count = 0;
-        f->budget = UINT64_MAX;
-    }
-    zip_error_fini(&error);
-    if (r->archive != NULL && !reader_agrees(r))
-        return fault_set(why, BAD_ARCHIVE, "it can be read in two ways");
-    return r->archive != NULL ? 0 : -1;
-}
-
-static int bytes_from_path(struct bytes *b, const char *path, struct fault *why)
-{
-    struct stat st;
-
-    *b = (struct bytes){NULL, open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), 0, 0};
-    if (b->fd < 0)
-        return fault_errno(why, errno);
-    if (check_is_regular(b->fd, &st, why) < 0) {
-        close(b->fd);
-        return -1;
-    }
-    b->length = (uint64_t)st.st_size;
-    return 0;
-}
-
-static int bytes_from_file(struct bytes *b, FILE *file, struct fault *why)
-{
-    struct stat st;
-    off_t at;
-
-    *b = (struct bytes){NULL, file_dup(file, &at, &st, why), 0, 0};
-    if (b->fd < 0)
-        return -1;
-    b->length = (uint64_t)st.st_size;
-    return 0;
-}
 
 static uint64_t check_limit(lua_State *L, const char *name, lua_Integer fallback, lua_Integer most)
 {
@@ -1047,107 +667,6 @@ static int l_reader_entries(lua_State *L)
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }
     return 1;
-}
-
-/* One entry on its way out: to memory of exactly its declared size, or to a file. */
-struct pump {
-    const struct record *entry;
-    zip_file_t *from;
-    char *to;
-    FILE *file;
-    uint64_t written;
-    uint32_t crc;
-    unsigned char in[32 * 1024], out[32 * 1024];
-};
-
-static int pump_read(struct pump *p, struct fault *why)
-{
-    const zip_int64_t n = zip_fread(p->from, p->in, sizeof p->in);
-
-    if (n < 0)
-        return fault_zip(why, zip_file_get_error(p->from), BAD_ARCHIVE);
-    return (int)n;
-}
-
-static int pump_write(struct pump *p, const unsigned char *data, size_t n, struct fault *why)
-{
-    if (n > p->entry->size - p->written)
-        return fault_set(why, BAD_ARCHIVE, "it holds more bytes than it declares");
-    p->crc = (uint32_t)crc32_z(p->crc, data, n);
-    if (p->file == NULL)
-        memcpy(p->to + p->written, data, n);
-    else if (fwrite(data, 1, n, p->file) != n)
-        return fault_errno(why, errno);
-    p->written += n;
-    return 0;
-}
-
-static int pump_stored(struct pump *p, struct fault *why)
-{
-    int n;
-
-    while ((n = pump_read(p, why)) > 0)
-        if (pump_write(p, p->in, (size_t)n, why) < 0)
-            return -1;
-    return n;
-}
-
-/* One turn of the inflater: 0 to go on, 1 at the end of the stream, -1 with a fault. */
-static int pump_turn(struct pump *p, z_stream *z, struct fault *why)
-{
-    int rc, n;
-
-    if (z->avail_in == 0) {
-        if ((n = pump_read(p, why)) <= 0)
-            return n < 0 ? -1 : fault_set(why, BAD_ARCHIVE, "its compressed data end too early");
-        z->next_in = p->in;
-        z->avail_in = (uInt)n;
-    }
-    z->next_out = p->out;
-    z->avail_out = sizeof p->out;
-    rc = inflate(z, Z_NO_FLUSH);
-    if (rc != Z_OK && rc != Z_STREAM_END && rc != Z_BUF_ERROR)
-        return fault_set(why, rc == Z_MEM_ERROR ? "ENOMEM" : BAD_ARCHIVE, "its compressed data are damaged");
-    if (pump_write(p, p->out, sizeof p->out - z->avail_out, why) < 0)
-        return -1;
-    return rc == Z_STREAM_END;
-}
-
-static int pump_deflated(struct pump *p, struct fault *why)
-{
-    z_stream z;
-    int rc;
-
-    memset(&z, 0, sizeof z);
-    if (inflateInit2(&z, -MAX_WBITS) != Z_OK)
-        return fault_errno(why, ENOMEM);
-    while ((rc = pump_turn(p, &z, why)) == 0)
-        ;
-    if (rc > 0) /* the last read of an encrypted entry is where its authentication code is compared */
-        rc = z.avail_in > 0 ? 1 : pump_read(p, why);
-    inflateEnd(&z);
-    return rc > 0 ? fault_set(why, BAD_ARCHIVE, "it has data behind its end") : rc;
-}
-
-/* Never more bytes than declared, and success only with exactly those that the checksum is for. */
-static int pump_run(struct pump *p, const struct reader *r, struct fault *why)
-{
-    const struct record *e = p->entry;
-    int bad;
-
-    p->from = zip_fopen_index_encrypted(r->archive, (zip_uint64_t)(e - r->directory.records), ZIP_FL_COMPRESSED,
-                                        e->aes != 0 ? r->password : NULL);
-    if (p->from == NULL)
-        return fault_zip(why, zip_get_error(r->archive), BAD_ARCHIVE);
-    p->written = 0;
-    p->crc = 0;
-    bad = e->method == METHOD_STORE ? pump_stored(p, why) : pump_deflated(p, why);
-    zip_fclose(p->from);
-    if (bad == 0 && p->written != e->size)
-        bad = fault_set(why, BAD_ARCHIVE, "it holds fewer bytes than it declares");
-    if (bad == 0 && p->crc != e->crc && !(e->aes != 0 && e->crc == 0))
-        bad = fault_set(why, BAD_ARCHIVE, "its checksum differs");
-    return bad;
 }
 
 /***

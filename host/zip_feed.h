@@ -322,4 +322,71 @@ static zip_source_t *feed_source(struct feed *f, struct fault *why)
     return source;
 }
 
+/* ==== feeds over files ========================================================================= */
+
+static int check_is_regular(int fd, struct stat *st, struct fault *why)
+{
+    if (fstat(fd, st) < 0)
+        return fault_errno(why, errno);
+    if (S_ISDIR(st->st_mode))
+        return fault_errno(why, EISDIR);
+    return S_ISREG(st->st_mode) ? 0 : fault_set(why, "EINVAL", "it is not a regular file");
+}
+
+/* A feed that opens the path when libzip wants the bytes, and finds out whether it is still the same file. */
+static struct feed *feed_from_path(const char *path, struct fault *why)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    struct stat st;
+    struct feed *f = NULL;
+
+    if (fd < 0)
+        fault_errno(why, errno);
+    else if (check_is_regular(fd, &st, why) == 0) {
+        if ((f = feed_new(FEED_PATH, (uint64_t)st.st_size)) == NULL || (f->path = strdup(path)) == NULL) {
+            fault_errno(why, ENOMEM);
+            free(f);
+            f = NULL;
+        } else {
+            f->device = st.st_dev;
+            f->inode = st.st_ino;
+        }
+    }
+    if (fd >= 0)
+        close(fd);
+    return f;
+}
+
+/* A descriptor of our own for an open file; *at is its position. */
+static int file_dup(FILE *file, off_t *at, struct stat *st, struct fault *why)
+{
+    int fd;
+
+    if (fflush(file) != 0 || (*at = ftello(file)) < 0)
+        return fault_errno(why, errno);
+    if (check_is_regular(fileno(file), st, why) < 0)
+        return -1;
+    fd = fcntl(fileno(file), F_DUPFD_CLOEXEC, 0);
+    return fd < 0 ? fault_errno(why, errno) : fd;
+}
+
+static struct feed *feed_from_file(FILE *file, struct fault *why)
+{
+    struct stat st;
+    off_t at = 0;
+    const int fd = file_dup(file, &at, &st, why);
+    struct feed *f;
+
+    if (fd < 0)
+        return NULL;
+    if ((f = feed_new(FEED_BYTES, st.st_size > at ? (uint64_t)(st.st_size - at) : 0)) == NULL) {
+        close(fd);
+        fault_errno(why, ENOMEM);
+        return NULL;
+    }
+    f->bytes.fd = fd;
+    f->bytes.base = (uint64_t)at;
+    return f;
+}
+
 #endif
