@@ -1,0 +1,143 @@
+--- Files for things that must be whole or absent: reading regular files, durable replacement, unlinked scratch.
+-- Must not know what is inside them. All failures are `nil, reason, code`, where code is the errno's symbol.
+local crypto = require "atelier.crypto"
+local errno = require "posix.errno"
+local fcntl = require "posix.fcntl"
+local stat = require "posix.sys.stat"
+local stdio = require "posix.stdio"
+local unistd = require "posix.unistd"
+
+local M = {}
+
+local SYMBOLS = {}
+for name, number in pairs(errno) do
+  if math.type(number) == "integer" and name ~= "EWOULDBLOCK" and name ~= "ENOTSUP" then SYMBOLS[number] = name end
+end
+
+--- Turns what POSIX calls and Lua's io give on failure into `nil, reason, code`.
+-- @tparam string message
+-- @tparam integer number errno
+-- @return nil
+-- @treturn string reason, without the name of the file
+-- @treturn string symbol, as "ENOENT"
+function M.failure(_, message, number)
+  return nil, errno.errno(number) or message, SYMBOLS[number] or "EUNKNOWN"
+end
+
+local failure = M.failure
+
+--- The folder that holds a path.
+function M.parent(path)
+  local folder = path:match("^(.*)/[^/]*$")
+  return folder == "" and "/" or folder or "."
+end
+
+local function fresh_name(folder, tag)
+  return ("%s/.%s.%s"):format(folder, tag, crypto.hex(crypto.random(8)))
+end
+
+--- Opens a regular file for reading. Never waits on a pipe.
+-- @tparam string path
+-- @treturn[1] file
+-- @treturn[1] table what fstat says
+-- @return[2] nil
+-- @treturn[2] string reason
+-- @treturn[2] string code; "irregular" for what is not a regular file
+function M.open_read(path)
+  local fd, message, number = fcntl.open(path, fcntl.O_RDONLY | fcntl.O_CLOEXEC | fcntl.O_NONBLOCK)
+  if not fd then return failure(fd, message, number) end
+  local info = stat.fstat(fd)
+  if stat.S_ISREG(info.st_mode) == 0 then
+    unistd.close(fd)
+    return nil, "not a regular file", "irregular"
+  end
+  return stdio.fdopen(fd, "rb"), info
+end
+
+--- Makes the entries of a folder durable.
+function M.sync_folder(folder)
+  local fd, message, number = fcntl.open(folder, fcntl.O_RDONLY | fcntl.O_CLOEXEC)
+  if not fd then return failure(fd, message, number) end
+  local ok
+  ok, message, number = unistd.fsync(fd)
+  unistd.close(fd)
+  if not ok then return failure(ok, message, number) end
+  return true
+end
+
+--- Makes the contents of an open file durable.
+function M.sync(file)
+  local ok, message, number = file:flush()
+  if ok then ok, message, number = unistd.fsync(stdio.fileno(file)) end
+  if not ok then return failure(ok, message, number) end
+  return true
+end
+
+--- Creates a file, mode 0600, that must not be there yet.
+-- @treturn[1] file open for reading and writing
+function M.create(path)
+  local flags = fcntl.O_RDWR | fcntl.O_CREAT | fcntl.O_EXCL | fcntl.O_CLOEXEC
+  local fd, message, number = fcntl.open(path, flags, 384)
+  if not fd then return failure(fd, message, number) end
+  return stdio.fdopen(fd, "w+b")
+end
+
+--- Scratch space without a name: nobody else can open it and it vanishes with the process.
+-- @tparam[opt] string folder default TMPDIR, else /var/tmp (on a disk, unlike /tmp on many machines)
+-- @treturn[1] file
+function M.scratch(folder)
+  folder = folder or os.getenv("TMPDIR") or "/var/tmp"
+  local fd = fcntl.open(folder, fcntl.O_RDWR | fcntl.O_TMPFILE | fcntl.O_CLOEXEC, 384)
+  if fd then return stdio.fdopen(fd, "w+b") end
+  local path = fresh_name(folder, "scratch") -- some file systems have no O_TMPFILE
+  local file, reason, code = M.create(path)
+  if not file then return nil, reason, code end
+  unistd.unlink(path)
+  return file
+end
+
+local function publish_replace(temporary, path)
+  return os.rename(temporary, path)
+end
+
+local function publish_new(temporary, path)
+  local ok, message, number = unistd.link(temporary, path)
+  if ok then unistd.unlink(temporary) end
+  return ok, message, number
+end
+
+local function fill(file, write)
+  local ok, reason, code = write(file)
+  if not ok then return nil, reason, code end
+  return M.sync(file)
+end
+
+--- Writes a file durably, whole or not at all: a hidden temporary beside it, fsync, then its final name at once,
+-- then fsync of the folder. The file has mode 0600.
+-- @tparam string path
+-- @tparam function write called with the open file; returns true or nil, reason, code
+-- @tparam[opt] table options `exclusive`: fail with EEXIST rather than replace
+-- @treturn[1] boolean true
+-- @return[2] nil
+-- @treturn[2] string reason
+-- @treturn[2] string code
+function M.write(path, write, options)
+  local folder = M.parent(path)
+  local temporary = fresh_name(folder, "atelier")
+  local file, reason, code = M.create(temporary)
+  if not file then return nil, reason, code end
+  local sound, ok
+  sound, ok, reason, code = pcall(fill, file, write)
+  file:close()
+  if sound and ok then
+    local publish = options and options.exclusive and publish_new or publish_replace
+    local done, message, number = publish(temporary, path)
+    if done then return M.sync_folder(folder) end
+    ok, reason, code = failure(done, message, number)
+  end
+  unistd.unlink(temporary)
+  if not sound then error(ok, 0) end
+  return nil, reason, code
+end
+
+return M
