@@ -61,7 +61,7 @@ local function wait_for_other(home, owner, deadline)
   local notes = read_notes(home)
   while notes do
     if is_up(notes) then return true end
-    if not exec.inhabited(owner, home .. "/data") then return false end
+    if not exec.inhabited(owner, home .. "/data", notes.pid) then return false end
     if places.now() > deadline then
       return problem(home, "busy", "process %s neither serves nor ends", notes.pid or "?")
     end
@@ -172,7 +172,7 @@ function M.ensure(options)
   local held
   held, message, code = places.lock(dir, deadline)
   if not held then return nil, message, code end
-  local guard <close> = held -- luacheck: ignore guard
+  local guard <close> = held
   place, message, code = places.locate(dir) -- another process may have made it meanwhile
   if not place then return nil, message, code end
   return ensure_locked(place, options, deadline)
@@ -212,14 +212,14 @@ function M.stop(options)
   local held
   held, message, code = places.lock(dir, deadline)
   if not held then return nil, message, code end
-  local guard <close> = held -- luacheck: ignore guard
+  local guard <close> = held
   local owner
   owner, message, code = exec.owner(place.uid)
   if not owner then return nil, message, code end
   local notes, data = read_notes(place.home), place.home .. "/data"
-  if not notes or not notes.pid or not exec.inhabited(owner, data, notes.pid) then return false end
+  if not notes or not exec.inhabited(owner, data, notes.pid, true) then return false end
   signal.kill(notes.pid, signal.SIGINT) -- a "fast" shutdown: open transactions are rolled back
-  while read_notes(place.home) or exec.inhabited(owner, data) do
+  while read_notes(place.home) or exec.inhabited(owner, data, notes.pid) do
     exec.ended(notes.pid) -- reaps it when it is our own child
     if places.now() > deadline then return problem(place.home, "timeout", "the server does not stop") end
     places.pause()

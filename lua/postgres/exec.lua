@@ -203,16 +203,28 @@ function M.owner(uid)
   return { uid = entry.pw_uid, gid = entry.pw_gid, name = entry.pw_name }
 end
 
---- Does a process of the owner have this folder as its own? A server and all its children do.
--- Asked with the owner's rights: without CAP_SYS_PTRACE, as in a container, even root sees only its own.
+-- A server that was started as ours are; anybody may read a command line.
+local function serves(pid, folder)
+  local file = io.open(("/proc/%d/cmdline"):format(pid), "r")
+  if not file then return false end
+  local line = file:read("a")
+  file:close()
+  return line:find("\0-D\0" .. folder .. "\0", 1, true) ~= nil
+end
+
+--- Does a live server, or what is left of one, have this folder as its own?
 -- @function inhabited
 -- @tparam table owner `{uid, gid}`
 -- @tparam string folder
--- @tparam[opt] integer pid asks about this process only
+-- @tparam ?integer pid the server's, if known
+-- @tparam[opt] boolean only asks about `pid` alone
 -- @treturn boolean
-function M.inhabited(owner, folder, pid)
+function M.inhabited(owner, folder, pid, only)
+  if pid and serves(pid, folder) then return true end
+  if only and not pid then return false end
+  -- Asked with the owner's rights: without CAP_SYS_PTRACE, as in a container, even root sees only its own.
   local script = 'for p in /proc/$2; do if [ "$p/cwd" -ef "$1" ]; then exit 0; fi; done; exit 1'
-  return M.run(owner, nil, { "sh", "-c", script, "sh", folder, pid and tostring(pid) or "[0-9]*" })
+  return M.run(owner, nil, { "sh", "-c", script, "sh", folder, only and tostring(pid) or "[0-9]*" })
 end
 
 return M

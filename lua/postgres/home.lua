@@ -160,12 +160,12 @@ local function own(path, owner)
   if not ok then return nil, reason end
   local s = stat.lstat(path)
   if not s or stat.S_ISDIR(s.st_mode) == 0 then return nil, path .. ": not a folder" end
-  if s.st_uid ~= owner.uid and s.st_uid ~= unistd.geteuid() then
-    return nil, path .. ": belongs to another user"
+  if s.st_uid ~= owner.uid then
+    if s.st_uid ~= unistd.geteuid() then return nil, path .. ": belongs to another user" end
+    local _, why = unistd.chown(path, owner.uid, owner.gid)
+    if why then return nil, why end
   end
-  local _, why = unistd.chown(path, owner.uid, owner.gid)
-  if why then return nil, why end
-  _, why = stat.chmod(path, PRIVATE)
+  local _, why = stat.chmod(path, PRIVATE)
   return why == nil, why
 end
 
