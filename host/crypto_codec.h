@@ -1,12 +1,12 @@
 /*
- * crypto_text.h: bytes written as text and read back: hex, base64, base64url, Crockford base32.
+ * crypto_codec.h: bytes written as text and read back: hex, base64, base64url, Crockford base32.
  *
  * Owns the alphabets and the rule that each value has one spelling only: a decoder refuses white space,
  * missing or extra padding, impossible lengths and stray bits, because two spellings of one token are
  * two cache keys for one grant. Knows neither Lua nor OpenSSL. Self-contained, used by one module.
  */
-#ifndef ATELIER_CRYPTO_TEXT_H
-#define ATELIER_CRYPTO_TEXT_H
+#ifndef ATELIER_CRYPTO_CODEC_H
+#define ATELIER_CRYPTO_CODEC_H
 
 #include <stddef.h>
 
