@@ -95,13 +95,12 @@ end
 -- @tparam string name letters, digits and _; a number is added
 -- @tparam[opt] string template a database made by `template`
 -- @treturn string conninfo
--- @treturn string the database's name
 function M.database(name, template)
   local state = cluster()
   state.count = state.count + 1
   local full = ("spec_%s_%d"):format(name:gsub("[^%w_]", "_"):lower():sub(1, 40), state.count)
   M.run(M.conninfo("postgres"), ('create database "%s" template "%s"'):format(full, template or "template1"))
-  return M.conninfo(full), full
+  return M.conninfo(full)
 end
 
 --- A database to make others from, set up once per run.
@@ -111,9 +110,9 @@ end
 function M.template(name, setup)
   local state = cluster()
   if not state.templates[name] then
-    local conninfo, full = M.database("template_" .. name)
+    local conninfo = M.database("template_" .. name)
     setup(conninfo)
-    state.templates[name] = full
+    state.templates[name] = conninfo:match "dbname=(%S+)"
   end
   return state.templates[name]
 end
