@@ -10,7 +10,7 @@ local errno = require "posix.errno"
 local exec = require "postgres.exec"
 local places = require "postgres.home"
 local signal = require "posix.signal"
-local socket = require "posix.sys.socket"
+local stat = require "posix.sys.stat"
 local unistd = require "posix.unistd"
 
 local M = {}
@@ -30,16 +30,10 @@ local function read_notes(home)
   return { pid = tonumber(lines[1]), socket = lines[5] or "", status = (lines[8] or ""):match("^%a*") }
 end
 
-local function answers(folder)
-  local fd = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)
-  if not fd then return false end
-  local result = socket.connect(fd, { family = socket.AF_UNIX, path = folder .. places.socket })
-  unistd.close(fd)
-  return result == 0
-end
-
-local function is_up(notes)
-  return notes ~= nil and notes.status == "ready" and notes.socket ~= "" and answers(notes.socket)
+-- The server's word that it is ready counts while the process that gave it lives and serves this folder.
+local function is_up(home, notes)
+  return notes ~= nil and notes.status == "ready" and notes.socket ~= "" and notes.pid ~= nil
+    and exec.serves(notes.pid, home .. "/data") and stat.stat(notes.socket .. places.socket) ~= nil
 end
 
 local function describe(home, notes, started)
@@ -60,7 +54,7 @@ end
 local function wait_for_other(home, owner, deadline)
   local notes = read_notes(home)
   while notes do
-    if is_up(notes) then return true end
+    if is_up(home, notes) then return true end
     if not exec.inhabited(owner, home .. "/data", notes.pid) then return false end
     if places.now() > deadline then
       return problem(home, "busy", "process %s neither serves nor ends", notes.pid or "?")
@@ -97,7 +91,7 @@ local function start(home, owner, server, deadline)
   if not pid then return nil, message, code end
   while true do
     local notes = read_notes(home)
-    if notes and notes.pid == pid and is_up(notes) then return describe(home, notes, true) end
+    if notes and notes.pid == pid and is_up(home, notes) then return describe(home, notes, true) end
     if exec.ended(pid) then return places.blame(home, "the server did not start", from) end
     if places.now() > deadline then
       return problem(home, "timeout", "the server is still starting (perhaps recovering): see %s/log", home)
@@ -155,7 +149,7 @@ local function check_options(options, known)
   return places.absolute(options.dir), places.now() + (options.timeout or 120)
 end
 
---- The cluster, made and started when it is not yet. Costs a file and a connect when it is up.
+--- The cluster, made and started when it is not yet. Costs two small files when it is up.
 -- @function ensure
 -- @tparam table options `dir`; optional `timeout` (seconds, 120), `settings` (name → value, for a new cluster),
 -- `say` (called with a sentence when the cluster has to live elsewhere)
@@ -168,7 +162,7 @@ function M.ensure(options)
   local place, message, code = places.locate(dir)
   if not place then return nil, message, code end
   local notes = place.home and read_notes(place.home)
-  if notes and is_up(notes) then return describe(place.home, notes, false) end
+  if is_up(place.home, notes) then return describe(place.home, notes, false) end
   local held
   held, message, code = places.lock(dir, deadline)
   if not held then return nil, message, code end
@@ -191,7 +185,7 @@ function M.status(options)
   local place, message, code = places.locate(dir)
   if not place then return nil, message, code end
   local notes = place.home and read_notes(place.home)
-  if not notes or not is_up(notes) then return { running = false, home = place.home } end
+  if not is_up(place.home, notes) then return { running = false, home = place.home } end
   local found = describe(place.home, notes)
   found.running = true
   return found

@@ -203,8 +203,12 @@ function M.owner(uid)
   return { uid = entry.pw_uid, gid = entry.pw_gid, name = entry.pw_name }
 end
 
--- A server that was started as ours are; anybody may read a command line.
-local function serves(pid, folder)
+--- Is this process a server of this folder? Starts no process to find out: anybody may read a command line.
+-- @function serves
+-- @tparam integer pid
+-- @tparam string folder
+-- @treturn boolean
+function M.serves(pid, folder)
   local file = io.open(("/proc/%d/cmdline"):format(pid), "r")
   if not file then return false end
   local line = file:read("a")
@@ -220,7 +224,7 @@ end
 -- @tparam[opt] boolean only asks about `pid` alone
 -- @treturn boolean
 function M.inhabited(owner, folder, pid, only)
-  if pid and serves(pid, folder) then return true end
+  if pid and M.serves(pid, folder) then return true end
   if only and not pid then return false end
   -- Asked with the owner's rights: without CAP_SYS_PTRACE, as in a container, even root sees only its own.
   local script = 'for p in /proc/$2; do if [ "$p/cwd" -ef "$1" ]; then exit 0; fi; done; exit 1'
