@@ -21,6 +21,7 @@
 
 #include <libpq-fe.h>
 
+#include "managed.h" /* for the count of live handles alone */
 #include "pg_cancel.h"
 
 struct lua_State;

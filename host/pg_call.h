@@ -1,0 +1,206 @@
+/*
+ * pg_call.h: what every call of atelier.pg has in common.
+ *
+ * Owns the checks of arguments and options, the error triple, and waiting: in poll(2), or by yielding the
+ * coroutine and going on when it is resumed. Must not know results.
+ */
+#ifndef ATELIER_PG_CALL_H
+#define ATELIER_PG_CALL_H
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#include "managed.h"
+#include "pg_core.h"
+
+#define PG_CONN_MT "atelier.pg.conn"
+
+#define PG_TIMEOUT_CALL 30.0
+#define PG_TIMEOUT_CONNECT 10.0
+#define PG_TIMEOUT_CANCEL 5.0
+#define PG_TIMEOUT_MAX (30 * 86400.0)
+
+enum { PG_AGAIN = -1 }; /* a finish function began a further stage */
+
+static const char pg_waiting_key = 0; /* registry: conn address → the coroutine that waits, weakly */
+
+/* ==== arguments ================================================================================= */
+
+struct pg_call {
+    int64_t timeout_ms;
+    int share;
+    int yields;
+};
+
+static struct pg_conn *check_conn(lua_State *L)
+{
+    struct pg_conn *c = luaL_checkudata(L, 1, PG_CONN_MT);
+
+    if (c->state == PG_CLOSED)
+        luaL_argerror(L, 1, "connection is closed");
+    return c;
+}
+
+/* A string for a C library: NUL bytes would cut it short. */
+static const char *check_text(lua_State *L, int arg)
+{
+    size_t len;
+    const char *s;
+
+    luaL_checktype(L, arg, LUA_TSTRING);
+    s = lua_tolstring(L, arg, &len);
+    luaL_argcheck(L, strlen(s) == len, arg, "string contains a NUL byte");
+    return s;
+}
+
+static int64_t check_seconds(lua_State *L, int arg, lua_Number seconds, lua_Number least)
+{
+    luaL_argcheck(L, seconds >= least && seconds <= PG_TIMEOUT_MAX, arg, "timeout must be a positive number of seconds");
+    return (int64_t)(seconds * 1000 + 0.5);
+}
+
+static int64_t option_timeout(lua_State *L, int arg, const char *name, lua_Number fallback)
+{
+    return check_seconds(L, arg, option_number(L, arg, name, fallback), 0.001);
+}
+
+static struct pg_call check_call(lua_State *L, const struct pg_conn *c, int arg)
+{
+    static const char *const names[] = {"timeout", "share", "yield", NULL};
+    struct pg_call call;
+
+    check_options(L, arg, names);
+    call.timeout_ms = option_timeout(L, arg, "timeout", PG_TIMEOUT_CALL);
+    call.share = option_boolean(L, arg, "share", 0);
+    call.yields = option_boolean(L, arg, "yield", c->yields);
+    return call;
+}
+
+/* ==== failures ================================================================================== */
+
+/* Pushes the triple of the operation that ended. The server's text may be long, so fail() cuts it. */
+static int push_failure(lua_State *L, const struct pg_conn *c)
+{
+    const char *state = PQresultErrorField(c->error, PG_DIAG_SQLSTATE);
+    const char *text = PQresultErrorField(c->error, PG_DIAG_MESSAGE_PRIMARY);
+
+    if (c->fail_code != NULL)
+        return fail(L, c->fail_code, "%s: %s", c->op.name, c->fail_text);
+    if (text == NULL)
+        text = PQresultErrorMessage(c->error);
+    return fail(L, state != NULL ? state : "connection", "%s: %.*s", c->op.name, (int)strcspn(text, "\n"), text);
+}
+
+/* A statement that its own cancel request ended has timed out; any other outcome stands as it is. */
+static void name_timeout(struct pg_conn *c)
+{
+    const char *state = PQresultErrorField(c->error, PG_DIAG_SQLSTATE);
+
+    if (c->op.expired && c->fail_code == NULL && state != NULL && strcmp(state, "57014") == 0)
+        pg_set_failure(c, "timeout", "", "not done in time, cancelled");
+}
+
+static int failed(struct pg_conn *c)
+{
+    name_timeout(c);
+    return c->fail_code != NULL || c->error != NULL;
+}
+
+static int refuse_copy(lua_State *L, const struct pg_conn *c)
+{
+    return luaL_error(L, "%s: a COPY statement needs copy_in or copy_out", c->op.name);
+}
+
+/* ==== waiting =================================================================================== */
+
+/* Notes which coroutine waits, weakly: if it dies, its operation can be told to be nobody's. */
+static void remember_waiting(lua_State *L, const struct pg_conn *c)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &pg_waiting_key);
+    lua_pushthread(L);
+    lua_rawsetp(L, -2, c);
+    lua_pop(L, 1);
+}
+
+static int still_waiting(lua_State *L, const struct pg_conn *c)
+{
+    lua_State *co;
+    int alive;
+
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &pg_waiting_key);
+    lua_rawgetp(L, -1, c);
+    co = lua_tothread(L, -1);
+    alive = co != NULL && (co == L || lua_status(co) == LUA_YIELD);
+    lua_pop(L, 2);
+    return alive;
+}
+
+static int await(lua_State *L, struct pg_conn *c);
+
+/* Whatever the loop passed to resume is dropped. A resume that comes too late finds another generation. */
+static int resumed(lua_State *L, int status, lua_KContext generation)
+{
+    struct pg_conn *c = lua_touserdata(L, 1);
+
+    (void)status;
+    if (!c->op.active || (lua_KContext)c->op.generation != generation)
+        return fail(L, "closed", "wait: the connection was closed, or its operation given up");
+    lua_settop(L, c->op.top);
+    return await(L, c);
+}
+
+/* Brings the operation to its end; the connection is at index 1. Returns the caller's results. */
+static int await(lua_State *L, struct pg_conn *c)
+{
+    for (;;) {
+        int n;
+        while (!pg_step(c)) {
+            if (!c->op.yields) {
+                pg_poll(c, PG_TIMEOUT_MAX * 1000);
+                continue;
+            }
+            c->op.top = lua_gettop(L);
+            remember_waiting(L, c);
+            lua_pushvalue(L, 1);
+            return lua_yieldk(L, 1, (lua_KContext)c->op.generation, resumed);
+        }
+        n = c->op.finish(L, c);
+        if (n != PG_AGAIN)
+            return n;
+    }
+}
+
+/* Raises when another operation is under way; recovers from one whose coroutine died. */
+static void make_free(lua_State *L, struct pg_conn *c)
+{
+    if (!c->op.active && !c->op.calling)
+        return;
+    if (c->op.calling || (c->op.yields && still_waiting(L, c)))
+        luaL_error(L, "connection is busy with another operation");
+    pg_abandon(c);
+}
+
+/* Begins an operation and returns 0, or pushes why it cannot be begun and returns 3. All arguments are checked. */
+static int begin(lua_State *L, struct pg_conn *c, const char *name, const struct pg_call *call)
+{
+    make_free(L, c);
+    if (c->state == PG_OPEN && c->owner != getpid())
+        return fail(L, "connection", "%s: the connection belongs to the parent process", name);
+    if (c->state == PG_LOST)
+        return fail(L, "connection", "%s: the connection was lost", name);
+    pg_begin(c, name, call->timeout_ms);
+    c->op.share = (unsigned char)call->share;
+    c->op.yields = (unsigned char)(call->yields && lua_isyieldable(L));
+    return 0;
+}
+
+/* Goes on after a PQsend… function: `sent` is what it returned. A refusal leaves no state to build on. */
+static int sent(lua_State *L, struct pg_conn *c, int ok, int (*finish)(lua_State *, struct pg_conn *))
+{
+    pg_stage(c, PG_BUSY, finish);
+    if (!ok)
+        pg_lose(c, "connection", "not sent", PQerrorMessage(c->pg));
+    return await(L, c);
+}
+
+#endif

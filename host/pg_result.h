@@ -1,0 +1,220 @@
+/*
+ * pg_result.h: how an operation of atelier.pg ends.
+ *
+ * Owns the tables that results become, the notices, and the finish functions that most calls share. All of it
+ * may raise a memory error, so the operation is marked as ended first; results belong to the connection.
+ */
+#ifndef ATELIER_PG_RESULT_H
+#define ATELIER_PG_RESULT_H
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#include "managed.h"
+#include "pg_call.h"
+#include "pg_core.h"
+#include "pg_types.h"
+
+/* ==== results =================================================================================== */
+
+static lua_Integer affected_rows(const PGresult *r)
+{
+    return strtoll(PQcmdTuples((PGresult *)r), NULL, 10); /* "" for a statement that counts nothing */
+}
+
+/* With share=true: the value of the row before, if its text was the same. The tables are one then. */
+static int push_shared(lua_State *L, const PGresult *r, int row, int col, int result, int name)
+{
+    int len = PQgetlength(r, row, col);
+
+    if (row == 0 || PQgetisnull(r, row - 1, col) || PQgetlength(r, row - 1, col) != len ||
+        memcmp(PQgetvalue(r, row - 1, col), PQgetvalue(r, row, col), (size_t)len) != 0)
+        return 0;
+    lua_rawgeti(L, result, row);
+    lua_pushvalue(L, name);
+    lua_rawget(L, -2);
+    lua_remove(L, -2);
+    return 1;
+}
+
+static void push_cell(lua_State *L, const PGresult *r, int row, int col, int result, int name, int share)
+{
+    unsigned oid = PQftype(r, col);
+    struct pg_cell cell = {result, row + 1, NULL};
+
+    if (PQgetisnull(r, row, col)) {
+        lua_pushlightuserdata(L, NULL);
+        return;
+    }
+    if (share && (oid == PG_JSON || oid == PG_JSONB) && push_shared(L, r, row, col, result, name))
+        return;
+    cell.field = PQfname(r, col);
+    pg_push_value(L, oid, PQgetvalue(r, row, col), (size_t)PQgetlength(r, row, col), &cell);
+}
+
+/* The column names stand on the stack from `names` on: each is made a Lua string once, not once per row. */
+static void push_row(lua_State *L, const PGresult *r, int row, int result, int names, int share)
+{
+    int n = PQnfields(r);
+
+    lua_createtable(L, 0, n);
+    for (int col = 0; col < n; col++) {
+        lua_pushvalue(L, names + col);
+        push_cell(L, r, row, col, result, names + col, share);
+        lua_rawset(L, -3);
+    }
+    lua_rawseti(L, result, row + 1);
+}
+
+static void push_fields(lua_State *L, const PGresult *r, int result)
+{
+    int n = PQnfields(r);
+
+    luaL_checkstack(L, n + 20, "columns");
+    lua_createtable(L, n, 0);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, result, "fields");
+    for (int col = 0; col < n; col++) {
+        lua_pushstring(L, PQfname(r, col));
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, result + 1, col + 1);
+    }
+}
+
+static void push_result(lua_State *L, const PGresult *r, int share)
+{
+    int rows = PQntuples(r), result;
+
+    lua_createtable(L, rows, 3);
+    result = lua_gettop(L);
+    push_fields(L, r, result);
+    lua_pushinteger(L, affected_rows(r));
+    lua_setfield(L, result, "affected");
+    lua_pushstring(L, PQcmdStatus((PGresult *)r));
+    lua_setfield(L, result, "command");
+    for (int row = 0; row < rows; row++)
+        push_row(L, r, row, result, result + 2, share);
+    lua_settop(L, result);
+}
+
+/* ==== notices =================================================================================== */
+
+/* Called by libpq in the midst of reading: keeps a copy, for no Lua may run there. */
+static void receive_notice(void *arg, const PGresult *r)
+{
+    struct pg_conn *c = arg;
+    PGresult *copy;
+
+    if (!c->want_notices || c->n_notices == PG_NOTICES_MAX)
+        return;
+    copy = PQcopyResult(r, 0);
+    if (copy != NULL)
+        c->notices[c->n_notices++] = copy;
+}
+
+static void set_diagnostic(lua_State *L, const PGresult *r, int field, const char *name)
+{
+    const char *s = PQresultErrorField(r, field);
+
+    if (s != NULL) {
+        lua_pushstring(L, s);
+        lua_setfield(L, -2, name);
+    }
+}
+
+static void push_diagnostics(lua_State *L, const PGresult *r)
+{
+    static const struct {
+        int field;
+        const char *name;
+    } fields[] = {
+        {PG_DIAG_SQLSTATE, "sqlstate"},          {PG_DIAG_SEVERITY_NONLOCALIZED, "severity"},
+        {PG_DIAG_MESSAGE_PRIMARY, "message"},    {PG_DIAG_MESSAGE_DETAIL, "detail"},
+        {PG_DIAG_MESSAGE_HINT, "hint"},          {PG_DIAG_CONTEXT, "context"},
+        {PG_DIAG_STATEMENT_POSITION, "position"}, {PG_DIAG_SCHEMA_NAME, "schema"},
+        {PG_DIAG_TABLE_NAME, "table"},           {PG_DIAG_COLUMN_NAME, "column"},
+        {PG_DIAG_CONSTRAINT_NAME, "constraint"},
+    };
+
+    lua_newtable(L);
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        set_diagnostic(L, r, fields[i].field, fields[i].name);
+}
+
+/* Hands the notices over. One that the handler raises on is gone; its error goes to the caller. */
+static void deliver_notices(lua_State *L, struct pg_conn *c)
+{
+    if (c->n_notices == 0)
+        return;
+    if (lua_getiuservalue(L, 1, 1) == LUA_TFUNCTION) {
+        for (int i = 0; i < c->n_notices; i++) {
+            lua_pushvalue(L, -1);
+            push_diagnostics(L, c->notices[i]);
+            c->op.calling = 1;
+            if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+                c->op.calling = 0;
+                pg_drop_notices(c);
+                lua_error(L);
+            }
+            c->op.calling = 0;
+        }
+    }
+    lua_pop(L, 1);
+    pg_drop_notices(c);
+}
+
+/* ==== endings =================================================================================== */
+
+/* Ends an operation of one result: the result, or the triple. */
+static int finish_result(lua_State *L, struct pg_conn *c)
+{
+    int share = c->op.share;
+
+    pg_end(c);
+    deliver_notices(L, c);
+    if (c->op.refused)
+        return refuse_copy(L, c);
+    if (failed(c))
+        return push_failure(L, c);
+    if (c->n_results == 0)
+        return fail(L, "connection", "%s: the server sent no result", c->op.name);
+    push_result(L, c->results[c->n_results - 1], share);
+    pg_drop_results(c);
+    return 1;
+}
+
+/* Ends an operation that only works or fails. */
+static int finish_true(lua_State *L, struct pg_conn *c)
+{
+    pg_end(c);
+    deliver_notices(L, c);
+    pg_drop_results(c);
+    if (failed(c))
+        return push_failure(L, c);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int finish_pipeline(lua_State *L, struct pg_conn *c)
+{
+    int share = c->op.share, n = c->n_results;
+
+    pg_end(c);
+    deliver_notices(L, c);
+    if (failed(c)) {
+        push_failure(L, c);
+        if (c->op.failed < 0)
+            return 3;
+        lua_pushinteger(L, c->op.failed + 1);
+        return 4;
+    }
+    lua_createtable(L, n, 0);
+    for (int i = 0; i < n; i++) {
+        push_result(L, c->results[i], share);
+        lua_rawseti(L, -2, i + 1);
+    }
+    pg_drop_results(c);
+    return 1;
+}
+
+#endif
