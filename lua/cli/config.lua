@@ -3,7 +3,6 @@ local session = require "cli.session"
 local term = require "cli.term"
 
 local M = {
-  summary = "Show the configuration: every key, its value and its meaning.",
   example = "atelier config\nATELIER_CONFIG=/etc/atelier.conf.lua atelier config --json",
 }
 

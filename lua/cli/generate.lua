@@ -6,7 +6,6 @@ local term = require "cli.term"
 local worker = require "workflow.worker"
 
 local M = {
-  summary = "Make one device's file now: queue it, work it, record it.",
   example = "atelier generate --device DEMO-PRO-001 --out pro.ate",
 }
 
@@ -38,10 +37,9 @@ local function enqueue(conn, device, template)
   if row then
     return row.id
   end
-  local detail = conn:last_error()
-  local reason = detail and detail.detail and detail.detail ~= "" and ": " .. detail.detail or ""
-  return nil, ("generate: device %s: %s%s"):format(device, detail and detail.message or message, reason),
-    REFUSALS[state] or state
+  local problem = conn:last_error() or {}
+  local hint = problem.hint and problem.hint ~= "" and ". " .. problem.hint or ""
+  return nil, ("generate: device %s: %s%s"):format(device, message, hint), REFUSALS[state] or state
 end
 
 -- Works the job here. Where another worker was first, waits for it; its end is announced on ate_jobs.
@@ -127,7 +125,7 @@ function M.run(args)
       path = s.store.root .. "/" .. row.file_path, size = row.file_size_bytes, checksum = row.checksum,
       plan = row.plan, tools = json.array(row.tools), container = row.container, generation = row.generation,
       expires_at = row.expires_at, out = args.out,
-      timing = { build = timing.build, seal = timing.seal, store = timing.store,
+      timing = { build = timing.build, store = timing.store,
         total = (clock.now() - began) * 1000 } }
   end)
 end

@@ -1,12 +1,11 @@
 --- The command line: finds the command, parses its arguments, runs it, prints what came of it.
 --
 -- A command is a module `cli.NAME`:
---   summary   one line for the list
 --   example   lines for the end of its help
 --   options(parser)         adds its arguments (argparse)
 --   run(args) → result table | nil, message, code
 --   show(result, args)      prints the result for a person; absent where run prints itself
--- The result may carry `warnings` (strings) and `exit` (a code other than 0).
+-- The result may carry `warnings` ({code, message} each) and `exit` (a code other than 0).
 -- @module cli
 local argparse = require "argparse"
 local json = require "atelier.json"
@@ -14,10 +13,23 @@ local term = require "cli.term"
 
 local M = {}
 
--- In the order in which a newcomer meets them.
+-- In the order in which a newcomer meets them. Only the module of the command that runs is loaded.
 local COMMANDS = {
-  "demo", "migrate", "env", "generate", "work", "queue", "open", "verify", "license", "keys", "template", "config",
-  "run", "repl", "version",
+  { "demo", "Show it all at work: three purchases become three sealed files, opened and verified." },
+  { "migrate", "Bring the database's schema up to this program's version." },
+  { "env", "Print DATABASE_URL of the database in use, for the shell." },
+  { "generate", "Make one device's file now: queue it, work it, record it." },
+  { "work", "Work the queue: build, seal and store what is waiting, until told to stop." },
+  { "queue", "Look at the queue; run a failed job again, or call one off." },
+  { "open", "Open a .ate file with its device and licence key; needs no database." },
+  { "verify", "Check who signed a .ate file and that it is whole; needs no licence key." },
+  { "license", "Print the licence key that opens a device's file." },
+  { "keys", "Make, list or rotate the keys that seal and sign." },
+  { "template", "List, render and publish templates." },
+  { "config", "Show the configuration: every key, its value and its meaning." },
+  { "run", "Run a Lua script inside the engine, with every native module at hand." },
+  { "repl", "Try Lua at a prompt, with every native module at hand." },
+  { "version", "Print the version." },
 }
 
 -- The input was refused: a file, a key, a value, a device or a template. Everything else that fails exits with 1.
@@ -42,13 +54,12 @@ local function build_parser(chosen)
   parser:require_command(false)
   parser:help_max_width(100)
   parser:usage_max_width(100)
-  for _, name in ipairs(COMMANDS) do
-    local command = load_command(name)
-    local sub = parser:command(name, command.summary)
-    if command.example then
-      sub:epilog("Example:\n" .. command.example:gsub("([^\n]+)", "   %1"))
-    end
+  for _, entry in ipairs(COMMANDS) do
+    local name, summary = table.unpack(entry)
+    local sub = parser:command(name, summary)
     if name == chosen then
+      local command = load_command(name)
+      sub:epilog("Example:\n" .. command.example:gsub("([^\n]+)", "   %1"))
       command.options(sub)
       sub:flag("--json", "Print one JSON object on standard output.")
     end
@@ -79,7 +90,7 @@ local function success(command, result, args)
     io.stdout:write(assert(json.encode(object)), "\n")
   else
     for _, warning in ipairs(result.warnings or {}) do
-      io.stderr:write(term.yellow("atelier: warning: "), term.safe(warning), "\n")
+      io.stderr:write(term.yellow "atelier: warning: ", term.safe(warning.message), "\n")
     end
     if command.show then
       command.show(result, args)

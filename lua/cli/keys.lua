@@ -4,7 +4,6 @@ local session = require "cli.session"
 local term = require "cli.term"
 
 local M = {
-  summary = "Make, list or rotate the keys that seal and sign.",
   example = "atelier keys list --json\natelier keys rotate --signing",
 }
 
@@ -39,7 +38,7 @@ local function rotate(s, args)
     if rows then
       result.queued = rows[1].queued
     else
-      result.warnings[1] = "the keys are rotated, but the files were not queued: " .. message
+      result.warnings[1] = { code = "not_queued", message = "the keys are new, but files are not queued: " .. message }
     end
   end
   return result

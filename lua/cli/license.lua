@@ -3,7 +3,6 @@ local licence = require "ate.licence"
 local session = require "cli.session"
 
 local M = {
-  summary = "Print the licence key that opens a device's file.",
   example = "atelier license --device DEMO-PRO-001",
 }
 

@@ -4,7 +4,6 @@ local session = require "cli.session"
 local term = require "cli.term"
 
 local M = {
-  summary = "Bring the database's schema up to this program's version.",
   example = "atelier migrate --dry-run\natelier migrate\natelier migrate --status --json",
 }
 

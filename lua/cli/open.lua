@@ -6,7 +6,6 @@ local pubkey = require "ate.pubkey"
 local term = require "cli.term"
 
 local M = {
-  summary = "Open a .ate file with its device and licence key; needs no database.",
   example = "atelier open pro.ate --device DEMO-PRO-001 --license XXXXX-XXXXX-XXXXX-XXXXX-XXXXX -x tools/",
 }
 
@@ -14,7 +13,7 @@ function M.options(parser)
   parser:argument("file", "The .ate file.")
   parser:option("--device", "The device's hash."):argname("H"):count "1"
   parser:mutex(
-    parser:option("--license", "The licence key. Others on the machine may see it here; a file or ATELIER_LICENSE hides it.")
+    parser:option("--license", "The licence key; others may see it here: a file or ATELIER_LICENSE hides it.")
       :argname "K",
     parser:option("--license-file", "A file whose first line is the licence key."):argname "F"
   )

@@ -3,7 +3,6 @@ local session = require "cli.session"
 local term = require "cli.term"
 
 local M = {
-  summary = "Look at the queue; run a failed job again, or call one off.",
   example = "atelier queue list --status failed\natelier queue retry 0b6f4d0c-…\natelier queue cancel 0b6f4d0c-…",
 }
 

@@ -2,7 +2,6 @@ local host = require "atelier.host"
 local line = require "atelier.line"
 
 local M = {
-  summary = "Try Lua at a prompt, with every native module at hand.",
   example = "atelier repl\n> crypto.hex(crypto.sha256 'abc')",
 }
 

@@ -1,5 +1,4 @@
 local M = {
-  summary = "Run a Lua script inside the engine, with every native module at hand.",
   example = "atelier run script.lua one two",
 }
 

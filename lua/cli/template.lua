@@ -1,3 +1,4 @@
+local dirent = require "posix.dirent"
 local json = require "atelier.json"
 local render = require "template.render"
 local session = require "cli.session"
@@ -6,7 +7,6 @@ local term = require "cli.term"
 local vars = require "template.vars"
 
 local M = {
-  summary = "List, render and publish templates.",
   example = "atelier template list\natelier template render main.lua --vars values.json\n"
     .. "atelier template publish smartgram",
 }
@@ -71,11 +71,22 @@ end
 
 local PUBLISHED = [[select name, version, is_active, content_sha256 from ate_templates order by name]]
 
-local function run_list(s)
+-- The template folders of this host, and what is wrong with those that do not load.
+local function on_this_host(dir)
   local found = {}
-  for _, loaded in ipairs(template.list(s.config.templates_dir)) do
-    found[loaded.name] = { name = loaded.name, version = loaded.version, problem = loaded.problem }
+  local ok, names = pcall(dirent.dir, dir)
+  for _, name in ipairs(ok and names or {}) do
+    local base = name:match "^([%w_-]+)%.at$"
+    if base then
+      local loaded, problem = template.load(dir .. "/" .. name)
+      found[base] = loaded and { name = base, version = loaded.version } or { name = base, problem = problem }
+    end
   end
+  return found
+end
+
+local function run_list(s)
+  local found = on_this_host(s.config.templates_dir)
   local rows, message, code = s.database:query(PUBLISHED)
   if not rows then
     return nil, message, code
@@ -114,14 +125,14 @@ function M.publish(s, name)
   local rows
   rows, message, code = s.database:query(PUBLISH, {
     t.name, t.version, "templates/" .. t.name .. ".at/", json.encode(json.array(t.file_structure)),
-    json.encode(json.array(t.required_variables)), t.content_sha256, t.description or "", t.runtime or json.null,
+    json.encode(json.array(t.required_variables)), t.hash, t.description or "", t.runtime or json.null,
     t.container or "ate1",
   })
   if not rows then
     return nil, ("template publish: %s %s: %s"):format(t.name, t.version, message),
-      code == "AT010" and "version_taken" or code
+      code == "AT009" and "version_taken" or code
   end
-  return { id = rows[1].id, name = t.name, version = t.version, content_sha256 = t.content_sha256,
+  return { id = rows[1].id, name = t.name, version = t.version, content_sha256 = t.hash,
     message = ("published %s %s"):format(t.name, t.version) }
 end
 
@@ -143,7 +154,7 @@ function M.show(result, args)
   elseif args.action == "list" then
     local rows = {}
     for _, t in ipairs(result.templates) do
-      rows[#rows + 1] = { t.name, t.version or "-", t.published or "-", t.problem and term.red(t.problem) or "" }
+      rows[#rows + 1] = { t.name, t.version or "-", t.published or "-", t.problem and term.red(term.safe(t.problem:match "^[^\n]*")) or "" }
     end
     term.columns({ "template", "on this host", "published", "" }, rows)
   end

@@ -24,7 +24,7 @@ M.cyan = colour "36"
 -- @tparam string text
 -- @treturn string
 function M.safe(text)
-  return (tostring(text):gsub("[%z\1-\9\11-\31\127]", function(c)
+  return (tostring(text):gsub("[%z\1-\8\11-\31\127]", function(c)
     return ("\\x%02x"):format(c:byte())
   end))
 end

@@ -4,7 +4,6 @@ local trust = require("cli.open").trust
 local term = require "cli.term"
 
 local M = {
-  summary = "Check who signed a .ate file and that it is whole; needs no licence key.",
   example = "atelier verify pro.ate --signer signer.pem --json",
 }
 

@@ -1,6 +1,6 @@
 local host = require "atelier.host"
 
-local M = { summary = "Print the version.", example = "atelier version --json" }
+local M = { example = "atelier version --json" }
 
 function M.options() end
 

@@ -4,12 +4,11 @@ local term = require "cli.term"
 local worker = require "workflow.worker"
 
 local M = {
-  summary = "Work the queue: build, seal and store what is waiting.",
   example = "atelier work --once --json",
 }
 
 function M.options(parser)
-  parser:flag("--once", "End when nothing is waiting any more."):count "1"
+  parser:flag("--once", "End when nothing is waiting any more.")
 end
 
 -- What is stored is completed and the rest handed back, so that stopping costs nobody a retry.
@@ -21,11 +20,16 @@ local function stop_on_signals(w)
   end
 end
 
-function M.run()
+function M.run(args)
   return session.with(function(s)
     local w = worker.new { conn = s.database, store = s.store, ring = s.new_ring, config = s.config }
     stop_on_signals(w)
-    local counts, message, code = w:drain()
+    local counts, message, code
+    if args.once then
+      counts, message, code = w:drain()
+    else
+      counts, message, code = w:serve()
+    end
     if not counts then
       return nil, message, code
     end

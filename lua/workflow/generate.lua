@@ -7,6 +7,7 @@ local kit = require "template.kit"
 local licence = require "ate.licence"
 local storage = require "storage"
 local template = require "template"
+local winzip = require "ate.winzip"
 local clock = require "clock"
 
 local M = {}
@@ -54,7 +55,7 @@ function Builder:template(job)
     return nil, ("template %s: version %s is wanted, this host has %s %s"):format(job.template_name,
       job.template_version, loaded.name, loaded.version), "template_version"
   end
-  if published ~= "" and loaded.content_sha256 ~= published then
+  if published ~= "" and loaded.hash ~= published then
     return nil, ("template %s %s: its files differ from the published ones; give it a new version and publish that")
       :format(loaded.name, loaded.version), "template_version"
   end
@@ -127,37 +128,38 @@ local function record(vars, job, master_id, signer_id)
   }
 end
 
--- Small bundles never touch the disk before the store; large ones are built in files on the store's own disk.
-local function build_in_memory(prepared, vars, seal)
+-- The sealed file of a bundle: parts in memory, or, for kits with large files, a file on the store's own disk.
+local function seal_in_memory(job, prepared, vars, signer)
   local archive, message, code = prepared:build(vars)
   if not archive then
     return nil, message, code
   end
-  local built = clock.now()
-  seal.archive = archive
-  local sealed
-  sealed, message, code = container.seal(seal)
-  if not sealed then
-    return nil, message, code
+  if job.container == winzip.NAME then
+    return winzip.seal { archive = archive, licence = vars.license_key }
   end
-  return sealed, sealed.parts, built
+  return container.seal { archive = archive, licence = vars.license_key, device_hash = vars.device_hash,
+    metadata = metadata(job, vars), signer = signer }
 end
 
-local function build_in_files(prepared, vars, seal, staging)
+local function seal_in_files(job, prepared, vars, signer, staging)
   local base = staging .. "/" .. vars.artifact_id
-  local ok, message, code = prepared:build_file(vars, base .. ".zip")
+  local archive, path = base .. ".zip", base .. ".ate"
+  local ok, message, code = prepared:build_file(vars, archive)
   if not ok then
     return nil, message, code
   end
-  local built = clock.now()
-  seal.archive_path, seal.path = base .. ".zip", base .. ".ate"
   local sealed
-  sealed, message, code = container.seal_file(seal)
-  os.remove(base .. ".zip")
-  if not sealed then
-    return nil, message, code
+  if job.container == winzip.NAME then
+    sealed, message, code = winzip.seal_file { archive_path = archive, path = path, licence = vars.license_key }
+  else
+    sealed, message, code = container.seal_file { archive_path = archive, path = path, licence = vars.license_key,
+      device_hash = vars.device_hash, metadata = metadata(job, vars), signer = signer }
   end
-  return sealed, seal.path, built
+  os.remove(archive)
+  if sealed then
+    sealed.path = path
+  end
+  return sealed, message, code
 end
 
 --- Builds the bundle of a job and begins to store it. Blocks; never yields.
@@ -181,25 +183,18 @@ function Builder:build(job)
   if not name then
     return nil, message, code
   end
-  local seal = {
-    container = job.container,
-    licence = key,
-    device_hash = job.device_hash,
-    metadata = metadata(job, vars),
-    signer = signer,
-  }
-  local sealed, source, built
+  local sealed
   if prepared.streamed then
-    sealed, source, built = build_in_files(prepared, vars, seal, self.store:staging())
+    sealed, message, code = seal_in_files(job, prepared, vars, signer, self.store:staging())
   else
-    sealed, source, built = build_in_memory(prepared, vars, seal)
+    sealed, message, code = seal_in_memory(job, prepared, vars, signer)
   end
   if not sealed then
-    return nil, source, built
+    return nil, message, code
   end
-  local sealed_at = clock.now()
+  local built = clock.now()
   local ticket
-  ticket, message, code = self.store:put(name, source)
+  ticket, message, code = self.store:put(name, sealed.parts or sealed.path)
   if not ticket then
     return nil, message, code
   end
@@ -210,7 +205,7 @@ function Builder:build(job)
     checksum = sealed.checksum,
     encryption_key_hash = sealed.encryption_key_hash,
     variables = record(vars, job, master_id, signer_id),
-    timing = { build = (built - began) * 1000, seal = (sealed_at - built) * 1000, stored_from = sealed_at },
+    timing = { build = (built - began) * 1000, stored_from = built },
   }
 end
 

@@ -22,6 +22,8 @@ local FAIL = "select fail_ate_generation($1, $2, $3, $4)"
 local RELEASE = "select release_ate_generations($1) as released"
 local RENEW = "select renew_ate_lease($1, $2::interval) as renewed"
 
+local POLL_SECONDS = 1
+
 -- Failures that another attempt may not have; every other one is the input's, and final.
 local TRANSIENT = {
   io = true, full = true, read_only = true, busy = true, timeout = true, connection = true, memory = true,
@@ -209,6 +211,34 @@ function Worker:drain(only)
     jobs, message, code = self:exchange(done, (self.stopping or only) and 0 or want)
   end
   return nil, message, code
+end
+
+--- Works the queue until `stop`: at once when a job is announced, and now and then in case an announcement was lost
+-- (behind a transaction pooler all are). Blocks; never yields.
+-- @treturn[1] table counts as of `drain`
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function Worker:serve()
+  local ok, message, code = self.conn:listen "ate_queue"
+  if not ok then
+    return nil, message, code
+  end
+  while not self.stopping do
+    local counts
+    counts, message, code = self:drain()
+    if not counts then
+      return nil, message, code
+    end
+    -- Short, so that a signal is seen soon; announcements end it at once.
+    if not self.stopping then
+      ok, message, code = self.conn:notifications(POLL_SECONDS)
+      if not ok then
+        return nil, message, code
+      end
+    end
+  end
+  return self.stored
 end
 
 --- Asks the loop to end: what is stored is completed, what is not built is handed back.

@@ -1,0 +1,202 @@
+--- The whole path on real input: a private Postgres, three purchases, three sealed files, opened and verified.
+local clock = require "clock"
+local json = require "atelier.json"
+local licence = require "ate.licence"
+local migrate = require "migrate"
+local open = require "ate.open"
+local host = require "atelier.host"
+local plans = require "plans"
+local session = require "cli.session"
+local term = require "cli.term"
+local worker = require "workflow.worker"
+
+local M = {
+  example = "SERVE=0 atelier demo",
+}
+
+function M.options() end
+
+local DEMO = {
+  { device = "DEMO-STARTER-001", plan = "starter", user = "d0000000-0000-4000-8000-000000000001" },
+  { device = "DEMO-PRO-001", plan = "pro", user = "d0000000-0000-4000-8000-000000000002" },
+  { device = "DEMO-MAX-001", plan = "max", user = "d0000000-0000-4000-8000-000000000003" },
+}
+
+local function done(label, text, began)
+  print(("  %s %-10s %s %s"):format(term.green "✔", label, text, term.dim(term.duration((clock.now() - began) * 1000))))
+end
+
+local function raise(message, code)
+  error({ message = message, code = code }, 0)
+end
+
+local function must(value, message, code)
+  if not value then
+    raise(message, code)
+  end
+  return value
+end
+
+local function prepare(s)
+  local began = clock.now()
+  local conn = s.conn
+  done("Postgres", "private cluster below " .. s.config.state_dir .. ", unix socket only", began)
+  began = clock.now()
+  local applied = must(migrate.run { conn = conn, dir = host.root .. "/sql" })
+  done("Schema", ("%d migrations in place"):format(#applied), began)
+  began = clock.now()
+  local published = must(require("cli.template").publish(s, "smartgram"))
+  done("Template", published.name .. " " .. published.version .. " published", began)
+end
+
+-- A customer buys: device, licence and, last, the subscription; its row queues the job by trigger. Run again, the
+-- purchase stands already, and the customer asks for a fresh file.
+local BUY = {
+  [[insert into auth.users (id, email) values ($1::uuid, $2 || '@demo.invalid') on conflict do nothing]],
+  [[insert into devices (user_id, device_hash, device_model, status) values ($1::uuid, $2, 'demo phone', 'active')
+      on conflict (device_hash) do nothing]],
+  [[insert into licenses (device_id, is_valid, expires_at)
+      select id, true, date_trunc('second', now() + interval '30 days') from devices where device_hash = $2
+        and $1::text is not null on conflict (device_id) do nothing]],
+  [[insert into subscriptions (device_id, status, plan_id) select id, 'active', $1 from devices where device_hash = $2
+      on conflict (device_id) do nothing]],
+}
+
+local function buy(conn, customer)
+  for i, sql in ipairs(BUY) do
+    must(conn:query(sql, { i == #BUY and customer.plan or customer.user, customer.device }))
+  end
+  customer.queue_id = must(conn:query("select queue_ate_generation($1)::text as id", { customer.device }))[1].id
+end
+
+local function purchase(s)
+  local began = clock.now()
+  must(s.database:transaction(function(conn)
+    for _, customer in ipairs(DEMO) do
+      buy(conn, customer)
+    end
+    return true
+  end))
+  done("Purchases", "3 customers on 3 plans; their rows queued 3 jobs", began)
+end
+
+local function work(s)
+  local began, timing = clock.now(), {}
+  local w = worker.new { conn = s.database, store = s.store, ring = s.new_ring, config = s.config,
+    on_event = function(event, job, artifact)
+      if event == "completed" then
+        timing[job.device_hash] = artifact.timing
+      elseif event == "failed" then
+        raise(("device %s: %s"):format(job.device_hash, artifact), "failed")
+      end
+    end }
+  local counts = must(w:drain())
+  done("Worker", ("%d built, sealed, stored and recorded"):format(counts.completed), began)
+  return timing, w
+end
+
+local FILE = [[select f.id::text, d.id::text as device_id, f.file_path, f.file_size_bytes, f.checksum, f.master_key_id,
+    f.generation, p.display_name, p.tools, t.file_structure
+  from ate_files f join devices d on d.id = f.device_id join plans p on p.id = f.plan_id
+    join ate_templates t on t.id = f.template_id
+  where d.device_hash = $1 and t.name = 'smartgram']]
+
+local function names(list)
+  return #list > 0 and table.concat(list, ", ") or "none"
+end
+
+-- Tools that are in, and for each left out the cheapest plan that has it.
+local function tools_of(file, all_plans)
+  local left_out, missing = {}, {}
+  for _, decision in ipairs(plans.select(file.file_structure, file.tools)) do
+    if not decision.included then
+      missing[decision.tool or decision.file] = true
+    end
+  end
+  for _, plan in ipairs(all_plans) do
+    local here = {}
+    for _, tool in ipairs(plan.tools) do
+      if missing[tool] then
+        missing[tool] = nil
+        here[#here + 1] = tool
+      end
+    end
+    if #here > 0 then
+      left_out[#left_out + 1] = names(here) .. term.dim((" (from %s)"):format(plan.display_name))
+    end
+  end
+  return names(file.tools), names(left_out)
+end
+
+-- Opens the file as the customer's device would, and as a thief's would.
+local function check(s, path, customer, key)
+  local opened = must(open.open(path, { device_hash = customer.device, licence = key, trusted = s.ring:trusted() }))
+  local _, _, code = open.open(path, { device_hash = "DEMO-THIEF", licence = key, trusted = s.ring:trusted() })
+  if code ~= "wrong_key" then
+    raise("demo: another device opened the file: " .. tostring(code), "demo")
+  end
+  return opened
+end
+
+local function show_customer(s, customer, timing, all_plans)
+  local file = must(s.database:query(FILE, { customer.device }))[1]
+  must(file, "demo: no file is recorded for " .. customer.device)
+  local key = licence.key(must(s.ring:master(file.master_key_id)), file.device_id)
+  local path = s.store.root .. "/" .. file.file_path
+  local opened = check(s, path, customer, key)
+  local inside, left_out = tools_of(file, all_plans)
+  print()
+  print(term.bold(file.display_name) .. "  " .. customer.device)
+  term.field("tools in", inside)
+  term.field("left out", left_out)
+  term.field("size", ("%s, %d files inside, generation %d"):format(term.size(file.file_size_bytes), #opened.entries,
+    file.generation))
+  term.field("SHA-256", file.checksum)
+  term.field("licence key", term.cyan(key))
+  term.field("file", path)
+  term.field("checked", ("opened with its key, signed by %s; another device is refused"):format(opened.signed_by))
+  if timing then
+    term.field("stages", ("render, zip and seal %s · store durably %s"):format(term.duration(timing.build),
+      term.duration(timing.store)))
+  end
+  return path, key
+end
+
+local NEXT = [[
+
+Try next:
+  %s open %s \
+    --device %s --license %s -x /tmp/tools
+  %s generate --device DEMO-MAX-001 --out max.ate
+  %s queue list
+  eval "$(%s env)" && psql "$DATABASE_URL"
+]]
+
+local function serve(w)
+  print("Working the queue until Control-C: a purchase that you record now is a file a moment later.")
+  must(w:serve())
+  must(w:release())
+end
+
+function M.run()
+  return session.with(function(s)
+    s.config.database_url = nil -- never seed demo customers into somebody's own database
+    print(term.bold "Atelier" .. ": from a purchase to a sealed .ate\n")
+    prepare(s)
+    purchase(s)
+    local timing, w = work(s)
+    local all_plans = must(s.database:query "select display_name, tools from plans order by price_jpy")
+    local path, key
+    for _, customer in ipairs(DEMO) do
+      path, key = show_customer(s, customer, timing[customer.device], all_plans)
+    end
+    local exe = host.exe
+    print(NEXT:format(exe, path, DEMO[#DEMO].device, key, exe, exe, exe))
+    if os.getenv "SERVE" ~= "0" then
+      serve(w)
+    end
+    return { files = json.array {} }
+  end)
+end
+
+return M

@@ -1,0 +1,224 @@
+--- Bundles per second and processor time per bundle, beside the Node peer and the disk's own limit, interleaved.
+-- @module spec.bench.bundles
+local clock = require "clock"
+local json = require "atelier.json"
+local lab = require "spec.bench.lab"
+local make_template = require "spec.bench.make_template"
+local pg = require "atelier.pg"
+
+local M = {}
+
+local ROUNDS = tonumber(os.getenv "ROUNDS") or 5
+local JOBS = tonumber(os.getenv "JOBS") or 3000
+local PEER_JOBS = tonumber(os.getenv "PEER_JOBS") or 600
+local BUNDLE_BYTES = 70000
+local WARM = 64
+
+local function atelier(words, env)
+  local parts = {}
+  for name, value in pairs(env) do
+    parts[#parts + 1] = ("%s='%s'"):format(name, value)
+  end
+  return lab.shell(("env %s %s %s 2>&1"):format(table.concat(parts, " "), require("atelier.host").exe, words))
+end
+
+-- One customer for each device, all on plan pro.
+local SEED = {
+  [[insert into auth.users (id) select md5('user ' || i)::uuid from generate_series(1, $1::int) i]],
+  [[insert into devices (user_id, device_hash, device_model, status)
+      select md5('user ' || i)::uuid, md5('device ' || i), 'bench', 'active' from generate_series(1, $1::int) i]],
+  [[insert into licenses (device_id, is_valid, expires_at)
+      select id, true, now() + interval '365 days' from devices where $1::int > 0]],
+  [[insert into subscriptions (device_id, status, plan_id)
+      select id, 'active', 'pro' from devices where $1::int > 0]],
+}
+
+local function set_up(cluster)
+  local folder = lab.folder .. "/atelier"
+  lab.shell(("rm -rf '%s' && mkdir -p '%s/templates'"):format(folder, folder))
+  make_template.write(folder .. "/templates/bench.at")
+  local env = { DATABASE_URL = lab.database(cluster, "bench_atelier"), ATELIER_STATE = folder,
+    ATELIER_TEMPLATES = folder .. "/templates", ATELIER_LOG = "warn" }
+  atelier("migrate", env)
+  atelier("template publish bench", env)
+  local conn = assert(pg.connect(env.DATABASE_URL, { timeout = 120 }))
+  assert(conn:exec "update ate_templates set is_active = (name = 'bench')")
+  for _, sql in ipairs(SEED) do
+    assert(conn:query(sql, { JOBS }, { timeout = 120 }))
+  end
+  atelier("work --once", env)
+  return { env = env, conn = conn, folder = folder }
+end
+
+local BUSY = "select exists (select from file_generation_queue where status in ('queued', 'processing')) as busy"
+
+local function idle(conn)
+  return function()
+    return not assert(conn:query(BUSY))[1].busy
+  end
+end
+
+local QUEUE = "select count(queue_ate_generation(device_hash, 'bench')) from (select device_hash from devices limit $1) d"
+
+-- Workers are running and warm; the jobs are committed in one transaction; the clock stops when the last is completed.
+local function measure(lab_state, cluster, workers)
+  local conn, running = lab_state.conn, {}
+  for i = 1, workers do
+    running[i] = lab.start({ "work" }, lab_state.env)
+  end
+  assert(conn:query(QUEUE, { WARM }))
+  lab.await(idle(conn), 30, "warm-up")
+  local function cpu()
+    local total = lab.postgres_cpu(cluster)
+    for _, process in ipairs(running) do
+      total = total + process.cpu()
+    end
+    return total
+  end
+  assert(conn:exec "begin")
+  assert(conn:query(QUEUE, { JOBS }, { timeout = 120 }))
+  local cpu_before, began = cpu(), clock.now()
+  assert(conn:exec "commit")
+  lab.await(idle(conn), 120, "all bundles")
+  local seconds, cpu_seconds = clock.now() - began, cpu() - cpu_before
+  for _, process in ipairs(running) do
+    process.stop()
+  end
+  lab.shell(("rm -rf '%s/files'"):format(lab_state.folder))
+  return { rate = JOBS / seconds, cpu_ms = cpu_seconds * 1000 / JOBS }
+end
+
+local function disk_limit(threads)
+  local folder = lab.folder .. "/disk"
+  lab.shell(("rm -rf '%s' && mkdir -p '%s'"):format(folder, folder))
+  local text = lab.shell(("'%s/disk' '%s' %d 2000 %d"):format(lab.folder, folder, threads, BUNDLE_BYTES))
+  lab.shell(("rm -rf '%s'"):format(folder))
+  return tonumber(text)
+end
+
+-- ==== the peer ====
+
+local function find_peer()
+  local from = os.getenv "PEER" or lab.root .. "/../shared/peer"
+  local file = io.open(from .. "/peer.mjs")
+  if not file then
+    return nil
+  end
+  file:close()
+  local to = lab.folder .. "/peer"
+  lab.shell(("mkdir -p '%s' && cp -f '%s'/*.mjs '%s'/*.sql '%s'/*.lua '%s'/package.json '%s/'")
+    :format(to, from, from, from, from, to))
+  if not io.open(to .. "/node_modules/.package-lock.json") then
+    lab.shell(("cd '%s' && npm install --no-package-lock --no-audit --no-fund >/dev/null 2>&1"):format(to))
+  end
+  return to
+end
+
+local function peer_set_up(cluster, folder)
+  local url = lab.database(cluster, "bench_peer")
+  lab.shell(("cd '%s' && node peer.mjs setup --database '%s' --devices %d"):format(folder, url, PEER_JOBS + WARM))
+  return { folder = folder, url = url }
+end
+
+local function peer_measure(peer, template, flags)
+  local out = lab.folder .. "/peer-out"
+  lab.shell(("rm -rf '%s'"):format(out))
+  local text = lab.shell(("cd '%s' && node peer.mjs bundles --database '%s' --template '%s' --out '%s' --jobs %d %s")
+    :format(peer.folder, peer.url, template, out, PEER_JOBS, flags))
+  lab.shell(("rm -rf '%s'"):format(out))
+  local result = assert(json.decode(text))
+  return { rate = result.jobs_per_s, cpu_ms = result.cpu_seconds * 1000 / PEER_JOBS }
+end
+
+-- The peer is given its best settings on this machine: each is tried once, the fastest is measured.
+local function peer_best(peer, template, extra)
+  local best, flags = 0, nil
+  for _, queue in ipairs { "graphile", "plain" } do
+    for _, concurrency in ipairs { 8, 16 } do
+      for _, processes in ipairs { 1, 2 } do
+        local try = ("--queue %s --concurrency %d --processes %d%s"):format(queue, concurrency, processes, extra)
+        local rate = peer_measure(peer, template, try).rate
+        if rate > best then
+          best, flags = rate, try
+        end
+      end
+    end
+  end
+  return flags
+end
+
+-- ==== the run ====
+
+local function collect(into, name, result)
+  into[name] = into[name] or { rate = {}, cpu_ms = {} }
+  table.insert(into[name].rate, result.rate)
+  table.insert(into[name].cpu_ms, result.cpu_ms)
+end
+
+local function line(name, runs)
+  local rates = table.move(runs.rate, 1, #runs.rate, 1, {})
+  table.sort(rates)
+  print(("  %-34s %8.0f /s  (%.0f to %.0f)%s"):format(name, lab.median(rates), rates[1], rates[#rates],
+    #runs.cpu_ms > 0 and (", CPU %.2f ms each"):format(lab.median(runs.cpu_ms)) or ""))
+end
+
+local function ratio(label, a, b, unit)
+  print(("  %-52s %6.2f%s"):format(label, unit == " %" and 100 * a / b or a / b, unit))
+end
+
+local function report(runs, disk, best_threads, flags)
+  print(("\nmedians of %d interleaved rounds; %d bundles a run (peer: %d)"):format(ROUNDS, JOBS, PEER_JOBS))
+  for _, name in ipairs { "atelier, 1 worker", "atelier, 2 workers", "peer", "peer --cache-deflate" } do
+    if runs[name] then
+      line(name, runs[name])
+    end
+  end
+  line(("disk, write+fsync+rename, %d threads"):format(best_threads), { rate = disk, cpu_ms = {} })
+  local function rate(name)
+    return lab.median(runs[name].rate)
+  end
+  print()
+  for name, settings in pairs(flags) do
+    print(("  %s: %s"):format(name, settings))
+    ratio("1 worker / " .. name, rate "atelier, 1 worker", rate(name), " x")
+    ratio("2 workers / " .. name, rate "atelier, 2 workers", rate(name), " x")
+  end
+  ratio("2 workers / disk limit", rate "atelier, 2 workers", lab.median(disk), " %")
+end
+
+--- Runs it and prints the figures.
+function M.run()
+  print "== bundles per second: 250 KB of Lua in 8 files, durable local storage, synchronous_commit on"
+  lab.shell(("cc -O2 -pthread -o '%s/disk' '%s/spec/bench/disk.c'"):format(lab.folder, lab.root))
+  local cluster = lab.cluster()
+  local state = set_up(cluster)
+  local template = state.folder .. "/templates/bench.at"
+  local found, flags, runs, disk = find_peer(), {}, {}, {}
+  local peer = found and peer_set_up(cluster, found)
+  if peer then
+    flags["peer"] = peer_best(peer, template, "")
+    flags["peer --cache-deflate"] = peer_best(peer, template, " --cache-deflate")
+  else
+    print "  no peer: set PEER to the folder of peer.mjs for the comparison"
+  end
+  local best, best_threads = 0, 1
+  for _, threads in ipairs { 1, 2, 4, 8, 16, 32 } do
+    local rate = disk_limit(threads)
+    if rate > best then
+      best, best_threads = rate, threads
+    end
+  end
+  for round = 1, ROUNDS do
+    io.stderr:write(("  round %d of %d\r"):format(round, ROUNDS))
+    collect(runs, "atelier, 1 worker", measure(state, cluster, 1))
+    for name, settings in pairs(flags) do
+      collect(runs, name, peer_measure(peer, template, settings))
+    end
+    collect(runs, "atelier, 2 workers", measure(state, cluster, 2))
+    disk[#disk + 1] = disk_limit(best_threads)
+  end
+  report(runs, disk, best_threads, flags)
+  state.conn:close()
+end
+
+return M

@@ -1,0 +1,272 @@
+-- The whole path as a person walks it: the real program, a private Postgres of its own, real files.
+local json = require "atelier.json"
+local postgres = require "postgres"
+local program = require "spec.support.program"
+
+local DEVICES = { "DEMO-STARTER-001", "DEMO-PRO-001", "DEMO-MAX-001" }
+
+describe("atelier", function()
+  local state, out
+
+  local function run(words, env)
+    env = env or {}
+    env.ATELIER_STATE = state
+    return program.run(words, env)
+  end
+
+  -- Runs with --json and returns the exit code and the decoded object.
+  local function ask(words, env)
+    words[#words + 1] = "--json"
+    local code, text, err = run(words, env)
+    local object, problem = json.decode(text)
+    assert(object, ("%s\nstdout: %s\nstderr: %s"):format(problem, text, err))
+    assert.equal(1, select(2, text:gsub("\n", "\n")), "one line")
+    return code, object
+  end
+
+  local function licence_of(device)
+    return (select(2, ask { "license", "--device", device })).license_key
+  end
+
+  setup(function()
+    state = program.folder()
+    out = program.folder()
+  end)
+
+  teardown(function()
+    assert(postgres.stop { dir = state .. "/postgres" })
+    program.remove(state)
+    program.remove(out)
+  end)
+
+  it("refuses to generate before the schema is there, and says what to do", function()
+    local code, answer = ask { "generate", "--device", "DEMO-PRO-001" }
+    assert.equal(1, code)
+    assert.is_false(answer.ok)
+    assert.equal("schema", answer.code)
+    assert.matches("atelier migrate", answer.message, 1, true)
+  end)
+
+  it("migrates, and does nothing the second time", function()
+    local code, answer = ask { "migrate" }
+    assert.equal(0, code)
+    assert.is_true(#answer.migrations >= 3)
+    code, answer = ask { "migrate", "--status" }
+    assert.equal(0, code)
+    for _, migration in ipairs(answer.migrations) do
+      assert.equal("applied", migration.state, migration.name)
+    end
+  end)
+
+  it("shows the demo: three purchases, three files, opened and verified", function()
+    local code, text, err = run({ "demo" }, { SERVE = "0" })
+    assert.equal(0, code, text .. err)
+    for _, device in ipairs(DEVICES) do
+      assert.matches(device, text, 1, true)
+    end
+    assert.matches("another device is refused", text, 1, true)
+    assert.is_nil(text:find("\27", 1, true), "no colour without a terminal")
+  end)
+
+  it("can show the demo again", function()
+    assert.equal(0, (run({ "demo" }, { SERVE = "0" })))
+  end)
+
+  it("generates a device's file and copies it out whole", function()
+    local path = out .. "/pro.ate"
+    local code, answer = ask { "generate", "--device", "DEMO-PRO-001", "--out", path }
+    assert.equal(0, code)
+    assert.equal("pro", answer.plan)
+    local file = assert(io.open(path, "rb"))
+    assert.equal(answer.size, #file:read "a")
+    file:close()
+    assert.matches("^DEMO%-PRO%-001_%d+%.ate$", answer.filename)
+  end)
+
+  it("opens the file with its key, in whatever form the key is written", function()
+    local key = licence_of "DEMO-PRO-001"
+    for _, form in ipairs { key, key:lower(), (key:gsub("-", "")), (key:lower():gsub("-", "")) } do
+      local code, answer = ask { "open", out .. "/pro.ate", "--device", "DEMO-PRO-001", "--license", form }
+      assert.equal(0, code)
+      assert.equal("DEMO-PRO-001", answer.metadata.plan and "DEMO-PRO-001")
+      assert.equal("pro", answer.metadata.plan)
+    end
+  end)
+
+  it("takes the key from a file or the environment too", function()
+    local key = licence_of "DEMO-PRO-001"
+    local file = assert(io.open(out .. "/key", "w"))
+    file:write(key, "\n")
+    file:close()
+    local words = { "open", out .. "/pro.ate", "--device", "DEMO-PRO-001" }
+    assert.equal(0, (run { words[1], words[2], words[3], words[4], "--license-file", out .. "/key" }))
+    assert.equal(0, (run(words, { ATELIER_LICENSE = key })))
+    local code, _, err = run(words)
+    assert.equal(2, code)
+    assert.matches("ATELIER_LICENSE", err, 1, true)
+  end)
+
+  it("unpacks only what the plan has", function()
+    local key = licence_of "DEMO-PRO-001"
+    local dir = out .. "/pro"
+    local code = run { "open", out .. "/pro.ate", "--device", "DEMO-PRO-001", "--license", key, "-x", dir }
+    assert.equal(0, code)
+    local _, listing = program.shell("ls " .. dir)
+    assert.matches("main.lua", listing, 1, true)
+    assert.matches("follow.lua", listing, 1, true)
+    assert.is_nil(listing:find("basic_analysis", 1, true))
+    local main = assert(io.open(dir .. "/main.lua"))
+    local text = main:read "a"
+    main:close()
+    assert.matches('local device_hash = "DEMO-PRO-001"', text, 1, true)
+    assert.matches(key, text, 1, true)
+  end)
+
+  it("refuses a wrong key and a wrong device with exit code 3", function()
+    local pro, max = licence_of "DEMO-PRO-001", licence_of "DEMO-MAX-001"
+    for _, try in ipairs {
+      { "DEMO-MAX-001", pro, "wrong_key" }, { "DEMO-PRO-001", max, "wrong_key" }, { "DEMO-PRO-001", "short", "bad_licence" },
+    } do
+      local code, answer = ask { "open", out .. "/pro.ate", "--device", try[1], "--license", try[2] }
+      assert.equal(3, code)
+      assert.equal(try[3], answer.code)
+    end
+  end)
+
+  it("verifies by the public key that it lists, without a database", function()
+    local _, answer = ask { "keys", "list" }
+    local public
+    for _, key in ipairs(answer.keys) do
+      public = key.current and key.public or public
+    end
+    local elsewhere = program.folder()
+    local code, text = program.run({ "verify", out .. "/pro.ate", "--signer", public, "--json" },
+      { ATELIER_STATE = elsewhere, DATABASE_URL = "host=/nonexistent" })
+    assert.equal(0, code, text)
+    assert.is_true(json.decode(text).ok)
+    code, text = program.run({ "verify", out .. "/pro.ate", "--json" }, { ATELIER_STATE = elsewhere })
+    assert.equal(3, code)
+    assert.equal("unknown_signer", json.decode(text).code)
+    local _, listing = program.shell("ls -A " .. elsewhere)
+    assert.equal("", listing)
+    program.remove(elsewhere)
+  end)
+
+  it("refuses an unknown device, an unknown template and a device hash that is none", function()
+    local code, answer = ask { "generate", "--device", "NOBODY" }
+    assert.equal(3, code)
+    assert.equal("unknown_device", answer.code)
+    code, answer = ask { "generate", "--device", "DEMO-PRO-001", "--template", "nothing" }
+    assert.equal(3, code)
+    assert.equal("unknown_template", answer.code)
+    code, answer = ask { "license", "--device", "../../etc" }
+    assert.equal(3, code)
+    assert.equal("unknown_device", answer.code)
+  end)
+
+  it("leaves nothing where --out cannot be written", function()
+    local code, answer = ask { "generate", "--device", "DEMO-PRO-001", "--out", "/nonexistent/x.ate" }
+    assert.equal(1, code)
+    assert.matches("/nonexistent/x.ate", answer.message, 1, true)
+  end)
+
+  it("works the queue and lists it", function()
+    local code, answer = ask { "work", "--once" }
+    assert.equal(0, code)
+    assert.equal(0, answer.completed)
+    code, answer = ask { "queue", "list", "--status", "completed" }
+    assert.equal(0, code)
+    assert.is_true(#answer.jobs >= 3)
+    code, answer = ask { "queue", "retry", "not-a-uuid" }
+    assert.equal(3, code)
+    assert.equal("bad_id", answer.code)
+  end)
+
+  it("rotates keys: old files still open, new ones have new keys", function()
+    local old = licence_of "DEMO-PRO-001"
+    local code, answer = ask { "keys", "rotate" }
+    assert.equal(0, code)
+    assert.equal(4, #answer.keys)
+    assert.is_true(answer.queued >= 3)
+    assert.equal(old, licence_of "DEMO-PRO-001", "until the file is made anew")
+    assert.equal(0, (ask { "work", "--once" }))
+    local new = licence_of "DEMO-PRO-001"
+    assert.are_not.equal(old, new)
+    assert.equal(0, (run { "open", out .. "/pro.ate", "--device", "DEMO-PRO-001", "--license", old }))
+    for _, key in ipairs(answer.keys) do
+      assert.is_nil(key.secret)
+    end
+  end)
+
+  it("prints the environment for eval, and stops the private Postgres", function()
+    local code, text = run { "env" }
+    assert.equal(0, code)
+    assert.matches("^DATABASE_URL='[^']+'\n$", text)
+    local psql, result = program.shell("eval " .. ("%q"):format(text) .. '; psql -At "$DATABASE_URL" -c "select 7"')
+    assert.equal(0, psql)
+    assert.equal("7\n", result)
+    assert.equal(0, (run { "env", "--stop" }))
+    assert.equal(0, (run { "env" }))
+  end)
+end)
+
+describe("the command line", function()
+  it("teaches: help for all and for each, exit code 2 for what it does not understand", function()
+    local code, text = program.run {}
+    assert.equal(0, code)
+    for name in ("demo migrate env generate work queue open verify license keys template config run repl version")
+      :gmatch "%S+" do
+      assert.matches("\n +" .. name .. " ", text)
+      local sub_code, help = program.run { name, "--help" }
+      assert.equal(0, sub_code)
+      assert.matches("Example:", help, 1, true)
+    end
+    local wrong = { { "bogus" }, { "--bogus" }, { "generate" }, { "open" }, { "queue" }, { "queue", "retry" } }
+    for _, words in ipairs(wrong) do
+      local usage, _, err = program.run(words)
+      assert.equal(2, usage, table.concat(words, " "))
+      assert.matches("Usage: atelier", err, 1, true)
+    end
+  end)
+
+  it("runs a script with its arguments, and tells its failure", function()
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write "print(arg[0], arg[1], ...) return 7"
+    file:close()
+    local code, text = program.run { "run", path, "--json", "b" }
+    assert.equal(7, code)
+    assert.equal(path .. "\t--json\t--json\tb\n", text)
+    file = assert(io.open(path, "w"))
+    file:write "error 'boom'"
+    file:close()
+    local failed, _, err = program.run { "run", path }
+    assert.equal(1, failed)
+    assert.matches("boom", err, 1, true)
+    os.remove(path)
+    assert.equal(1, (program.run { "run", "/nonexistent.lua" }))
+  end)
+
+  it("never runs code of the working folder", function()
+    local dir = program.folder()
+    for _, name in ipairs { "argparse", "config" } do
+      local file = assert(io.open(dir .. "/" .. name .. ".lua", "w"))
+      file:write "print 'hijacked' os.exit(9)"
+      file:close()
+    end
+    local code, text = program.shell(("cd %s; LUA_PATH='./?.lua' LUA_INIT='print(1)' %s version --json"):format(dir,
+      require("atelier.host").exe))
+    program.remove(dir)
+    assert.equal(0, code)
+    assert.is_true(json.decode(text).ok)
+  end)
+
+  it("says that a database is down", function()
+    local url = "host=/nonexistent user=u password=s3cret"
+    local code, text = program.run({ "work", "--once", "--json" }, { DATABASE_URL = url })
+    assert.equal(1, code)
+    local answer = json.decode(text)
+    assert.equal("connection", answer.code)
+    assert.is_nil(text:find("s3cret", 1, true))
+  end)
+end)

@@ -1,0 +1,82 @@
+local config = require "config"
+local program = require "spec.support.program"
+
+describe("config", function()
+  local dir
+
+  before_each(function()
+    dir = program.folder()
+  end)
+
+  after_each(function()
+    program.remove(dir)
+  end)
+
+  local function load_text(text)
+    local path = dir .. "/atelier.conf.lua"
+    local file = assert(io.open(path, "w"))
+    file:write(text)
+    file:close()
+    return config.load(path)
+  end
+
+  it("has a default for everything that the first run needs", function()
+    local values = assert(load_text "return {}")
+    assert.equal(32, values.worker_batch)
+    assert.matches("/var$", values.state_dir)
+    assert.equal(values.state_dir .. "/keyring.json", values.keyring)
+    assert.equal(values.state_dir .. "/files", values.storage_dir)
+  end)
+
+  it("takes values from the file", function()
+    local values = assert(load_text "return { worker_batch = 2 * 4, worker_lease = 1.5, state_dir = '/srv/a' }")
+    assert.equal(8, values.worker_batch)
+    assert.equal(1.5, values.worker_lease)
+    assert.equal("/srv/a/keyring.json", values.keyring)
+  end)
+
+  it("reads a secret from a file", function()
+    local file = assert(io.open(dir .. "/url", "w"))
+    file:write("postgres://x\n")
+    file:close()
+    assert.equal("postgres://x", load_text(("return { database_url_file = %q }"):format(dir .. "/url")).database_url)
+    local none, message = load_text "return { database_url_file = '/nonexistent' }"
+    assert.is_nil(none)
+    assert.matches("database_url_file: /nonexistent: No such file", message, 1, true)
+  end)
+
+  it("refuses what it does not know, and suggests", function()
+    for text, expected in pairs {
+      ["return { worker_bach = 3 }"] = "unknown key 'worker_bach'; did you mean 'worker_batch'?",
+      ["return { nonsense_at_all = 3 }"] = "unknown key 'nonsense_at_all'; `atelier config` lists them",
+      ["return { [1] = 3 }"] = "unknown key '1'",
+      ["return { worker_batch = 'x' }"] = "worker_batch must be a integer, not a string",
+      ["return { worker_batch = 1.5 }"] = "worker_batch must be a integer",
+      ["return { worker_batch = 0 }"] = "worker_batch must be above 0",
+      ["return { worker_lease = 0/0 }"] = "worker_lease must be above 0",
+      ["return 7"] = "must return a table",
+      ["return {"] = "unexpected symbol near <eof>",
+      ["return os.exit(0)"] = "attempt to index a nil value",
+      ["error('x')"] = "attempt to call a nil value",
+    } do
+      local none, message, code = load_text(text)
+      assert.is_nil(none)
+      assert.equal("config", code)
+      assert.matches(expected, message, 1, true)
+    end
+  end)
+
+  it("says which file is missing", function()
+    local none, message = config.load(dir .. "/none.lua")
+    assert.is_nil(none)
+    assert.matches("none.lua: No such file", message, 1, true)
+  end)
+
+  it("documents every key", function()
+    for _, key in ipairs(config.keys) do
+      assert.is_string(key[1])
+      assert.matches("^[a-z]+$", key[2])
+      assert.is_true(#key[5] > 10, key[1])
+    end
+  end)
+end)
