@@ -344,8 +344,8 @@ static EVP_PKEY *pkey_from_argument(lua_State *L, const char **why)
 
 static int fail_public_key(lua_State *L, const char *why)
 {
-    if (why == NULL)
-        return fail_openssl(L, "bad_key", "public_key", "key");
+    if (why == NULL || pkey_starved())
+        return fail_openssl(L, pkey_starved() ? "crypto" : "bad_key", "public_key", "key");
     ERR_clear_error();
     return fail(L, "bad_key", "public_key: key: %s", why);
 }
@@ -358,7 +358,7 @@ needed are passed over
 @treturn[1] public_key the key
 @return[2] nil
 @treturn[2] string message
-@treturn[2] string code "bad_key"
+@treturn[2] string code "bad_key", or "crypto" when memory ran out
 */
 static int l_public_key(lua_State *L)
 {

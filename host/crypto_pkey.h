@@ -16,6 +16,7 @@
 #include <openssl/bn.h>
 #include <openssl/core_names.h>
 #include <openssl/ec.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/param_build.h>
 #include <openssl/pem.h>
@@ -245,6 +246,12 @@ static size_t pkey_raw_to_der(const unsigned char raw[PKEY_RAW_SIGNATURE], unsig
     return n > 0 ? (size_t)n : 0;
 }
 
+/* Want of memory says nothing about a key or a signature, so it must not pass for a verdict. */
+static int pkey_starved(void)
+{
+    return ERR_GET_REASON(ERR_peek_error()) == ERR_R_MALLOC_FAILURE;
+}
+
 /*
  * 1: good, 0: bad, -1: could not be tried. A signature of the wrong form is a bad one. `scratch` is left empty.
  */
@@ -264,6 +271,8 @@ static int pkey_verify(EVP_MD_CTX *scratch, const EVP_MD *sha256, EVP_PKEY *pkey
     }
     if (EVP_DigestVerifyInit(scratch, NULL, kind == PKEY_ED25519 ? NULL : sha256, NULL, pkey) == 1)
         good = EVP_DigestVerify(scratch, sig, sig_len, message, len) == 1;
+    if (good == 0 && pkey_starved())
+        good = -1;
     EVP_MD_CTX_reset(scratch);
     return good;
 }

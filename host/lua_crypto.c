@@ -297,8 +297,8 @@ int luaopen_atelier_crypto(lua_State *L)
     luaL_checkversion(L);
     e = (struct engine *)lua_newuserdatauv(L, sizeof *e, 0);
     memset(e, 0, sizeof *e);
-    if (luaL_newmetatable(L, ENGINE_MT))
-        luaL_setfuncs(L, engine_meta, 0);
+    luaL_newmetatable(L, ENGINE_MT);
+    luaL_setfuncs(L, engine_meta, 0); /* again each time: want of memory may have left it empty */
     lua_setmetatable(L, -2);
     ERR_clear_error();
     if (!engine_open(e)) {

@@ -1123,6 +1123,10 @@ describe("atelier.crypto", function()
     it("loses nothing whichever allocation fails", function()
       local oom = require "oom"
       assert.is_true(oom.run(exercise) > 20)
+      assert.is_true(oom.run(function()
+        package.loaded["atelier.crypto"] = nil
+        assert(require("atelier.crypto").hash():update("x"):digest())
+      end) > 20)
     end)
 
     it("holds under every mode of the collector", function()
