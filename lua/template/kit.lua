@@ -1,0 +1,318 @@
+--- A kit: all that is the same in every bundle of one template and one set of tools, made ready once.
+-- Files without placeholders are deflated once; a personal file is cut into constant chunks, deflated once, and short
+-- personal ones, deflated for each bundle. Same inputs, same archive bytes: names sorted, times fixed by `atelier.zip`.
+-- Knows neither devices nor containers.
+-- @module template.kit
+-- @usage local bundle = assert(kit.new(template, { "timeline" })):build(vars)
+
+local json = require "atelier.json"
+local plans = require "plans"
+local zip = require "atelier.zip"
+
+local M = {}
+
+--- Binary files above this many bytes are streamed from the disk for each bundle.
+M.STREAM_ABOVE = 1024 * 1024
+--- Binary files held in memory by one kit, all together; the rest are streamed.
+M.HOLD = 16 * 1024 * 1024
+
+local CHUNK_MIN <const> = 1024 -- a shorter constant text is cheaper to deflate again than to splice
+local ONCE <const> = { level = 9 }
+local ONCE_HEAD <const> = { level = 9, last = false }
+local PERSONAL <const> = { level = 6, last = false }
+local PERSONAL_LAST <const> = { level = 6 }
+local STORED = {}
+for name in ("png jpg jpeg gif webp heic mp4 m4v mov m4a mp3 ogg zip gz bz2 xz zst 7z br woff woff2 ate"):gmatch "%w+" do
+  STORED[name] = true
+end
+
+local concat = table.concat
+
+local Kit = {}
+Kit.__index = Kit
+
+-- Cuts the parts of a compiled text into chunks: `{piece}`, or `{from, to, options}` of parts to deflate each time.
+local function cut(compiled)
+  local chunks, count = {}, #compiled.parts
+  for i, part in ipairs(compiled.parts) do
+    local last = chunks[#chunks]
+    if not compiled.slots[i] and #part >= CHUNK_MIN then
+      chunks[#chunks + 1] = { piece = zip.deflate(part, i == count and ONCE or ONCE_HEAD) }
+    elseif last and last.from then
+      last.to = i
+    else
+      chunks[#chunks + 1] = { from = i, to = i }
+    end
+  end
+  for i, chunk in ipairs(chunks) do
+    if chunk.from then chunk.options = i == #chunks and PERSONAL_LAST or PERSONAL end
+  end
+  return chunks
+end
+
+local function read_asset(file)
+  local handle, message = io.open(file.path, "rb")
+  if not handle then return nil, message, "template" end
+  local data = handle:read("a")
+  handle:close()
+  if not data or #data ~= file.size then return nil, file.file .. ": changed on the disk since the template was read", "template" end
+  return data
+end
+
+local function binary_entry(self, file)
+  if file.size <= M.STREAM_ABOVE and self.held + file.size <= M.HOLD then
+    local data, message, code = read_asset(file)
+    if not data then return nil, message, code end
+    self.held = self.held + #data
+    return { name = file.file, file = file, piece = zip.deflate(data, ONCE) }
+  end
+  self.streamed = true
+  local extension = file.file:lower():match("%.(%w+)$")
+  return { name = file.file, file = file, path = file.path, options = { method = STORED[extension] and "store" or "deflate" } }
+end
+
+local function text_entry(template, file)
+  local compiled, message, code = template:compile(file)
+  if not compiled then return nil, message, code end
+  if compiled.personal then return { name = file.file, file = file, compiled = compiled, chunks = cut(compiled) } end
+  return { name = file.file, file = file, piece = zip.deflate(concat(compiled.parts), ONCE), text = concat(compiled.parts) }
+end
+
+-- config.json when the template brings none: all variables, the tools, and the capabilities.
+local function make_config(self, vars)
+  local config = { tools = json.array(self.tools_with_files), capabilities = json.array(self.capabilities) }
+  for name, value in next, vars do config[name] = value end
+  local text, message = json.encode(config, { indent = 2 })
+  if not text then return nil, "config.json: " .. message, "template" end
+  return text .. "\n"
+end
+
+local function gather(self, template)
+  local included, faults = {}, {}
+  for i, decision in ipairs(self.decisions) do
+    if decision.included then
+      local file = template.files[i]
+      local make = file.kind == "binary" and binary_entry or text_entry
+      local entry, message
+      if make == binary_entry then entry, message = binary_entry(self, file) else entry, message = text_entry(template, file) end
+      if entry then included[#included + 1] = entry else faults[#faults + 1] = message end
+      if file.file == "config.json" then self.own_config = true end
+    elseif decision.required then
+      faults[#faults + 1] = ("%s: required, but %s"):format(decision.file, decision.reason)
+    end
+  end
+  if faults[1] then return nil, concat(faults, "\n"), "template" end
+  if not self.own_config then included[#included + 1] = { name = "config.json", make = make_config } end
+  table.sort(included, function(a, b) return a.name < b.name end)
+  return included
+end
+
+--- Makes a kit.
+-- @tparam table template from `template.load`
+-- @tparam table tools of the plan, in any order
+-- @treturn[1] table kit: `entries`; `decisions` (see `plans.select`); `tools_with_files`, `capabilities`,
+--   `unknown_tools`; `streamed` (whether `build_file` is to be used)
+-- @return[2] nil
+-- @treturn[2] string what is wrong, one a line at least
+-- @treturn[2] string "template"
+function M.new(template, tools)
+  local sorted = plans.sort_tools(template.file_structure, tools)
+  local self = setmetatable({
+    template = template, decisions = plans.select(template.file_structure, tools), streamed = false, held = 0,
+    tools_with_files = sorted.with_files, capabilities = sorted.capabilities, unknown_tools = sorted.unknown,
+    required = template.required_variables,
+  }, Kit)
+  local entries, message, code = gather(self, template)
+  if not entries then return nil, message, code end
+  self.entries = entries
+  return self
+end
+
+local function check_required(self, vars)
+  local missing = {}
+  for _, name in ipairs(self.required) do
+    if vars[name] == nil then missing[#missing + 1] = name end
+  end
+  if not missing[1] then return true end
+  return nil, ("template %s: no value for the required variable %s"):format(self.template.name, concat(missing, ", ")), "template"
+end
+
+-- The personal text of one entry, deflated: constant chunks are spliced in as they are.
+local function personal_piece(entry, vars)
+  local parts, message, code = entry.compiled:fill(vars)
+  if not parts then return nil, message, code end
+  local whole
+  for _, chunk in ipairs(entry.chunks) do
+    local piece = chunk.piece or zip.deflate(concat(parts, "", chunk.from, chunk.to), chunk.options)
+    whole = whole and zip.splice(whole, piece) or piece
+  end
+  return whole
+end
+
+-- A streamed file must still be what was read and hashed.
+local function unchanged(entry)
+  local stat = require "posix.sys.stat"
+  local info = stat.lstat(entry.path)
+  if info and info.st_size == entry.file.size and info.st_mtime == entry.file.mtime then return true end
+  return nil, entry.name .. ": changed on the disk since the template was read", "template"
+end
+
+local function add_entry(self, writer, entry, vars)
+  if entry.piece then return writer:add_deflated(entry.name, entry.piece) end
+  if entry.compiled then
+    local piece, message, code = personal_piece(entry, vars)
+    if not piece then return nil, message, code end
+    return writer:add_deflated(entry.name, piece)
+  elseif entry.make then
+    local text, message, code = entry.make(self, vars)
+    if not text then return nil, message, code end
+    return writer:add(entry.name, text, PERSONAL_LAST)
+  end
+  local ok, message, code = unchanged(entry)
+  if not ok then return nil, message, code end
+  return writer:add_file(entry.name, entry.path, entry.options)
+end
+
+local function write(self, writer, vars, add)
+  local ok, message, code = check_required(self, vars)
+  if not ok then return nil, message, code end
+  for _, entry in ipairs(self.entries) do
+    ok, message, code = add(self, writer, entry, vars)
+    if not ok then return nil, message, code end
+  end
+  return writer:close()
+end
+
+--- Builds a bundle in memory.
+-- @tparam table vars values by name
+-- @treturn[1] string the archive
+-- @return[2] nil
+-- @treturn[2] string diagnosis
+-- @treturn[2] string "template", or a code of `atelier.zip`
+-- @function kit:build
+function Kit:build(vars)
+  return write(self, zip.writer(), vars, add_entry)
+end
+
+--- Builds a bundle into a file, in bounded memory: for kits that are `streamed`.
+-- @tparam table vars values by name
+-- @tparam string path where the archive goes
+-- @treturn[1] boolean true
+-- @return[2] nil
+-- @treturn[2] string diagnosis
+-- @treturn[2] string "template", or a code of `atelier.zip`
+-- @function kit:build_file
+function Kit:build_file(vars, path)
+  local writer, message, code = zip.writer(path)
+  if not writer then return nil, message, code end
+  return write(self, writer, vars, add_entry)
+end
+
+-- An encrypted entry cannot be spliced: each is written anew, under its own salt.
+local function add_encrypted(password)
+  local deflated, stored = { level = 6, password = password }, { method = "store", password = password }
+  return function(self, writer, entry, vars)
+    if entry.file and entry.file.kind == "binary" then
+      local ok, message, code = unchanged { path = entry.file.path, file = entry.file, name = entry.name }
+      if not ok then return nil, message, code end
+      local extension = entry.name:lower():match("%.(%w+)$")
+      return writer:add_file(entry.name, entry.file.path, STORED[extension] and stored or deflated)
+    end
+    local text, message, code = self:text(entry, vars)
+    if not text then return nil, message, code end
+    return writer:add(entry.name, text, deflated)
+  end
+end
+
+--- Builds a bundle whose entries are encrypted with WinZip's AES-256: for the container "winzip-aes256".
+-- @tparam table vars values by name
+-- @tparam string password
+-- @tparam[opt] string path where the archive goes; none = memory
+-- @return the archive's bytes, or true when written to `path`; or nil, message, code
+-- @function kit:build_encrypted
+function Kit:build_encrypted(vars, password, path)
+  local writer, message, code = zip.writer(path)
+  if not writer then return nil, message, code end
+  return write(self, writer, vars, add_encrypted(password))
+end
+
+--- The text of an entry as it stands in a bundle.
+-- @tparam table entry of `entries`, not a binary one
+-- @tparam table vars
+-- @treturn[1] string
+-- @return[2] nil
+-- @treturn[2] string diagnosis
+-- @treturn[2] string "template"
+-- @function kit:text
+function Kit:text(entry, vars)
+  if entry.text then return entry.text end
+  if entry.make then return entry.make(self, vars) end
+  return entry.compiled:render(vars)
+end
+
+--- Renders every text and asks Lua or JSON itself whether it takes it. All faults are reported.
+-- @tparam table vars
+-- @treturn[1] table texts by name
+-- @return[2] nil
+-- @treturn[2] string diagnoses
+-- @treturn[2] string "template"
+-- @function kit:check
+function Kit:check(vars)
+  local texts, faults = {}, {}
+  for _, entry in ipairs(self.entries) do
+    if entry.text or entry.make or entry.compiled then
+      local text, message
+      if entry.compiled then text, message = entry.compiled:check(vars) else text, message = self:text(entry, vars) end
+      if text then texts[entry.name] = text else faults[#faults + 1] = message end
+    end
+  end
+  local ok, missing = check_required(self, vars)
+  if not ok then faults[#faults + 1] = missing end
+  if faults[1] then return nil, concat(faults, "\n"), "template" end
+  return texts
+end
+
+local Cache = {}
+Cache.__index = Cache
+
+--- Kits by template contents and tools; those unused for longest make room.
+-- @tparam[opt=32] integer limit kits held
+-- @treturn table cache with `cache:get(template, tools)` → kit, or nil, message, code
+function M.cache(limit)
+  return setmetatable({ limit = limit or 32, kits = {}, used = {}, count = 0, clock = 0 }, Cache)
+end
+
+local function drop_oldest(self)
+  local oldest
+  for key, when in next, self.used do
+    if not oldest or when < self.used[oldest] then oldest = key end
+  end
+  self.kits[oldest], self.used[oldest], self.count = nil, nil, self.count - 1
+end
+
+--- The kit for a template and tools: a held one, or a new one.
+-- @tparam table template
+-- @tparam table tools
+-- @treturn[1] table kit
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+-- @function cache:get
+function Cache:get(template, tools)
+  local sorted = table.move(tools, 1, #tools, 1, {})
+  table.sort(sorted)
+  local key = template.hash .. "\0" .. concat(sorted, "\0")
+  local kit = self.kits[key]
+  if not kit then
+    local message, code
+    kit, message, code = M.new(template, tools)
+    if not kit then return nil, message, code end
+    self.kits[key], self.count = kit, self.count + 1
+  end
+  self.clock = self.clock + 1
+  self.used[key] = self.clock
+  if self.count > self.limit then drop_oldest(self) end
+  return kit
+end
+
+return M
