@@ -59,6 +59,8 @@ static int fault_zip(struct fault *f, zip_error_t *e, const char *code)
         return fault_set(f, "wrong_password", "the password is wrong");
     if (kind == ZIP_ER_NOPASSWD)
         return fault_set(f, "no_password", "the entry is encrypted and no password was given");
+    if (kind == ZIP_ER_CRC)
+        return fault_set(f, code, "its checksum or authentication code differs");
     if (kind == ZIP_ER_CHANGED)
         return fault_set(f, "changed", "the file changed while it was read");
     return fault_set(f, code, "%s", zip_error_strerror(e));

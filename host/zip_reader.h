@@ -223,7 +223,7 @@ static int pump_run(struct pump *p, const struct reader *r, struct fault *why)
     if (bad == 0 && p->written != e->size)
         bad = fault_set(why, BAD_ARCHIVE, "it holds fewer bytes than it declares");
     if (bad == 0 && p->crc != e->crc && !(e->aes != 0 && e->crc == 0))
-        bad = fault_set(why, BAD_ARCHIVE, "its checksum differs");
+        bad = fault_set(why, BAD_ARCHIVE, "its checksum or authentication code differs");
     return bad;
 }
 
