@@ -83,7 +83,8 @@ function M.sort_tools(file_structure, plan_tools, rules)
     if tool then with_files[tool] = true end
   end
   for tool in next, set_of(plan_tools) do
-    local kind = with_files[tool] and "with_files" or (rules.capabilities[tool] or rules.tools[tool]) and "capabilities" or "unknown"
+    local known = rules.capabilities[tool] or rules.tools[tool]
+    local kind = with_files[tool] and "with_files" or known and "capabilities" or "unknown"
     table.insert(sorted[kind], tool)
   end
   for _, list in next, sorted do table.sort(list) end

@@ -23,7 +23,9 @@ local Template = {}
 Template.__index = Template
 
 local CODES = {}
-for _, name in ipairs { "ENOENT", "EACCES", "ENOTDIR", "ELOOP", "EIO", "EMFILE", "ENAMETOOLONG" } do CODES[errno[name]] = name end
+for _, name in ipairs { "ENOENT", "EACCES", "ENOTDIR", "ELOOP", "EIO", "EMFILE", "ENAMETOOLONG" } do
+  CODES[errno[name]] = name
+end
 
 -- A file or folder inside of the template, none of whose parents is a link: nothing outside can be reached.
 local function lstat_within(root, name)
@@ -67,7 +69,8 @@ local function read_text(path, name)
   if not text then return nil, name .. ": " .. reason, code end
   local _, bad = utf8.len(text)
   if bad then
-    return nil, diagnostic.format({ pos = bad, message = "not UTF-8", hint = "save the file as UTF-8" }, text, name), "template"
+    local fault = { pos = bad, message = "not UTF-8", hint = "save the file as UTF-8" }
+    return nil, diagnostic.format(fault, text, name), "template"
   end
   return text
 end
@@ -77,8 +80,10 @@ local function load_file(root, entry)
   local path = root .. "/" .. entry.file
   local info, reason, code = regular(root, entry.file)
   if not info then return nil, entry.file .. ": " .. reason, code end
-  local file = { file = entry.file, kind = entry.type, required = entry.required == true, tool = entry.tool, path = path,
-    size = info.st_size, mtime = info.st_mtime }
+  local file = {
+    file = entry.file, kind = entry.type, required = entry.required == true, tool = entry.tool, path = path,
+    size = info.st_size, mtime = info.st_mtime,
+  }
   if entry.type == "binary" then
     local digest, message, why = crypto.sha256_file(path)
     if not digest then return nil, ("%s: %s"):format(entry.file, message), why end

@@ -22,9 +22,11 @@ local ONCE_HEAD <const> = { level = 9, last = false }
 local PERSONAL <const> = { level = 6, last = false }
 local PERSONAL_LAST <const> = { level = 6 }
 local STORED = {}
-for name in ("png jpg jpeg gif webp heic mp4 m4v mov m4a mp3 ogg zip gz bz2 xz zst 7z br woff woff2 ate"):gmatch "%w+" do
+for name in ("png jpg jpeg gif webp heic mp4 m4v mov m4a mp3 ogg zip gz bz2 xz zst 7z br woff woff2"):gmatch "%w+" do
   STORED[name] = true
 end
+
+local CHANGED <const> = ": changed on the disk since the template was read"
 
 local concat = table.concat
 
@@ -55,8 +57,13 @@ local function read_asset(file)
   if not handle then return nil, message, "template" end
   local data = handle:read("a")
   handle:close()
-  if not data or #data ~= file.size then return nil, file.file .. ": changed on the disk since the template was read", "template" end
-  return data
+  if data and #data == file.size then return data end
+  return nil, file.file .. CHANGED, "template"
+end
+
+-- What is compressed already is not compressed again.
+local function method_for(name)
+  return STORED[name:lower():match("%.(%w+)$")] and "store" or "deflate"
 end
 
 local function binary_entry(self, file)
@@ -67,15 +74,15 @@ local function binary_entry(self, file)
     return { name = file.file, file = file, piece = zip.deflate(data, ONCE) }
   end
   self.streamed = true
-  local extension = file.file:lower():match("%.(%w+)$")
-  return { name = file.file, file = file, path = file.path, options = { method = STORED[extension] and "store" or "deflate" } }
+  return { name = file.file, file = file, path = file.path, options = { method = method_for(file.file) } }
 end
 
 local function text_entry(template, file)
   local compiled, message, code = template:compile(file)
   if not compiled then return nil, message, code end
   if compiled.personal then return { name = file.file, file = file, compiled = compiled, chunks = cut(compiled) } end
-  return { name = file.file, file = file, piece = zip.deflate(concat(compiled.parts), ONCE), text = concat(compiled.parts) }
+  local text = concat(compiled.parts)
+  return { name = file.file, file = file, piece = zip.deflate(text, ONCE), text = text }
 end
 
 -- config.json when the template brings none: all variables, the tools, and the capabilities.
@@ -92,9 +99,12 @@ local function gather(self, template)
   for i, decision in ipairs(self.decisions) do
     if decision.included then
       local file = template.files[i]
-      local make = file.kind == "binary" and binary_entry or text_entry
       local entry, message
-      if make == binary_entry then entry, message = binary_entry(self, file) else entry, message = text_entry(template, file) end
+      if file.kind == "binary" then
+        entry, message = binary_entry(self, file)
+      else
+        entry, message = text_entry(template, file)
+      end
       if entry then included[#included + 1] = entry else faults[#faults + 1] = message end
       if file.file == "config.json" then self.own_config = true end
     elseif decision.required then
@@ -134,7 +144,8 @@ local function check_required(self, vars)
     if vars[name] == nil then missing[#missing + 1] = name end
   end
   if not missing[1] then return true end
-  return nil, ("template %s: no value for the required variable %s"):format(self.template.name, concat(missing, ", ")), "template"
+  local message = "template %s: no value for the required variable %s"
+  return nil, message:format(self.template.name, concat(missing, ", ")), "template"
 end
 
 -- The personal text of one entry, deflated: constant chunks are spliced in as they are.
@@ -154,7 +165,7 @@ local function unchanged(entry)
   local stat = require "posix.sys.stat"
   local info = stat.lstat(entry.path)
   if info and info.st_size == entry.file.size and info.st_mtime == entry.file.mtime then return true end
-  return nil, entry.name .. ": changed on the disk since the template was read", "template"
+  return nil, entry.name .. CHANGED, "template"
 end
 
 local function add_entry(self, writer, entry, vars)
@@ -215,8 +226,7 @@ local function add_encrypted(password)
     if entry.file and entry.file.kind == "binary" then
       local ok, message, code = unchanged { path = entry.file.path, file = entry.file, name = entry.name }
       if not ok then return nil, message, code end
-      local extension = entry.name:lower():match("%.(%w+)$")
-      return writer:add_file(entry.name, entry.file.path, STORED[extension] and stored or deflated)
+      return writer:add_file(entry.name, entry.file.path, method_for(entry.name) == "store" and stored or deflated)
     end
     local text, message, code = self:text(entry, vars)
     if not text then return nil, message, code end

@@ -13,7 +13,8 @@ local blank = S " \t\r\n"
 local digit, hex = R "09", R("09", "af", "AF")
 local control = R "\0\31"
 
-local number = P "-" ^ -1 * (P "0" + R "19" * digit ^ 0) * (P "." * digit ^ 1) ^ -1 * (S "eE" * S "+-" ^ -1 * digit ^ 1) ^ -1
+local exponent = S "eE" * S "+-" ^ -1 * digit ^ 1
+local number = P "-" ^ -1 * (P "0" + R "19" * digit ^ 0) * (P "." * digit ^ 1) ^ -1 * exponent ^ -1
 local string = P '"' * (P "\\" * (1 - control) + (1 - S '"\\' - control)) ^ 0 * P '"'
 local word = (R("az", "AZ", "09") + S "+-._") ^ 1
 
@@ -72,9 +73,14 @@ end
 
 -- What may come next, and for a sign or a value which state follows. "close" pops.
 local VALUE = { ["{"] = "key or }", ["["] = "value or ]" }
+local CLOSES = {
+  ["}"] = { ["key or }"] = true, [", or }"] = true },
+  ["]"] = { ["value or ]"] = true, [", or ]"] = true },
+}
 local NAMES = {
-  ["value"] = "a value", ["value or ]"] = "a value or ]", ["key or }"] = "a key in quotes or }", ["key"] = "a key in quotes",
-  [":"] = "a colon", [", or }"] = "a comma or }", [", or ]"] = "a comma or ]", ["end"] = "the end of the file",
+  ["value"] = "a value", ["value or ]"] = "a value or ]", ["key or }"] = "a key in quotes or }",
+  ["key"] = "a key in quotes", [":"] = "a colon", [", or }"] = "a comma or }", [", or ]"] = "a comma or ]",
+  ["end"] = "the end of the file",
 }
 
 local parser = {}
@@ -91,7 +97,7 @@ end
 function parser:next_state(kind, what)
   local state = self.state
   if kind == "sign" then
-    if (what == "}" and (state == "key or }" or state == ", or }")) or (what == "]" and (state == "value or ]" or state == ", or ]")) then
+    if CLOSES[what] and CLOSES[what][state] then
       self.stack[#self.stack] = nil
       return self:after_value()
     elseif what == "," and (state == ", or }" or state == ", or ]") then
@@ -115,11 +121,13 @@ local function misplaced(from, after, kind, what, state)
   if kind == "place" then
     local hint = "a value stands alone: no digits, letters or signs may touch it"
     if state == "key" or state == "key or }" then hint = ('write "{{%s}}" for a key'):format(what) end
-    return fault(from, ("{{%s}} stands where no value may stand: %s"):format(what, expected), after - from, hint)
+    local message = ("{{%s}} stands where no value may stand: %s"):format(what, expected)
+    return fault(from, message, after - from, hint)
   elseif kind == "kept" then
     return fault(from, "a kept mark may stand inside of a string only", after - from, "put it into quotes")
   elseif what == '"' then
-    return fault(from, "unfinished string, or a control character in it", 1, "write \\n or \\u00XX for a control character")
+    local hint = "write \\n or \\u00XX for a control character"
+    return fault(from, "unfinished string, or a control character in it", 1, hint)
   end
   return fault(from, "no JSON: " .. expected, after - from)
 end
@@ -147,7 +155,8 @@ end
 -- @treturn table faults (diagnoses)
 -- @treturn table warnings (diagnoses)
 function M.scan(text)
-  local self = setmetatable({ text = text, regions = {}, faults = {}, warnings = {}, stack = {}, state = "value" }, parser)
+  local self = { text = text, regions = {}, faults = {}, warnings = {}, stack = {}, state = "value" }
+  setmetatable(self, parser)
   local at = M.prologue(text) + 1
   local previous_end
   while true do

@@ -74,20 +74,20 @@ end
 -- An escape sequence that would reach into the value is closed first: "\1{{x}}" becomes "\001{{x}}"; after "\z"
 -- neither the value nor, when it is empty, the blanks behind it may be swallowed.
 local function split_quoted(text, from, to)
-  local out, skipping, decimal = {}, false, nil
+  local out, skipping, short = {}, false, nil
   for _, piece in ipairs(lpeg.match(pieces[text:sub(from, from)], text, from + 1)) do
     local pos, kind, what = piece[1], piece[2], piece[3]
     if pos >= to then break end
     if kind == "bad" then return nil, bad_escape(text, pos, to) end
     if kind == "place" then
-      if decimal then out[#out] = ("\\%03d"):format(tonumber(decimal:sub(2))) end
+      if short then out[#out] = ("\\%03d"):format(tonumber(short:sub(2))) end
       out[#out + 1] = { name = what, pos = pos, length = #what + 4, after_z = skipping }
     elseif kind == "text" and skipping and type(out[#out]) == "table" and what:find("^[ \t\v\f]") then
       out[#out + 1] = ("\\%03d"):format(what:byte()) .. what:sub(2)
     else
       out[#out + 1] = what
     end
-    decimal = kind == "decimal" and what or nil
+    short = kind == "decimal" and what or nil
     skipping = kind == "skip" or (skipping and kind == "place")
   end
   return out
@@ -143,7 +143,8 @@ function scanner:bracket(kind, from, open, equals)
   local body = open + #equals + 2
   local at = self.text:find(close, body, true)
   if not at then
-    self.faults[#self.faults + 1] = fault(from, kind == "long" and "unfinished long string" or "unfinished long comment", 2)
+    local what = kind == "long" and "unfinished long string" or "unfinished long comment"
+    self.faults[#self.faults + 1] = fault(from, what, 2)
     return nil
   end
   self:region(kind, from, at + #close - 1, body, at - 1, { close = close })

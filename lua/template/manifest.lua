@@ -67,7 +67,9 @@ end
 local function check_type(faults, where, entry)
   local kind = string_of(faults, where, entry, "type", true)
   if not kind then return end
-  if not TYPES[kind] then return complain(faults, where, ("type: %q is none of lua, json, text, binary"):format(kind)) end
+  if not TYPES[kind] then
+    return complain(faults, where, ("type: %q is none of lua, json, text, binary"):format(kind))
+  end
   -- Declared as something else, a script's placeholders would be filled with no regard to where they stand.
   local extension = type(entry.file) == "string" and entry.file:lower():match("%.(%w+)$")
   if (extension == "lua" or extension == "json") and kind ~= extension then
@@ -94,7 +96,9 @@ local function check_entry(faults, where, entry)
     complain(faults, where, "required: true or false expected, got " .. type_name(entry.required))
   end
   local tool = string_of(faults, where, entry, "tool", false)
-  if tool and not tool:find("^[%w_-]+$") then complain(faults, where, ("tool: %q is no name of a tool"):format(tool)) end
+  if tool and not tool:find("^[%w_-]+$") then
+    complain(faults, where, ("tool: %q is no name of a tool"):format(tool))
+  end
 end
 
 -- Names that are equal, equal but for case, or a file here and a folder there, cannot be unpacked everywhere.
@@ -113,7 +117,9 @@ local function check_collisions(faults, list)
     end
   end
   for folder, name in next, folders do
-    if files[folder] then complain(faults, "file_structure", ("%s is a file and the folder of %s"):format(files[folder], name)) end
+    if files[folder] then
+      complain(faults, "file_structure", ("%s is a file and the folder of %s"):format(files[folder], name))
+    end
   end
 end
 
@@ -162,7 +168,9 @@ local function check_top(faults, object)
   end
   string_of(faults, "", object, "description", false)
   local runtime = string_of(faults, "", object, "runtime", false)
-  if runtime and not runtime:find("^[%a_][%w_-]*$") then complain(faults, "runtime", ("%q is no name of a runtime"):format(runtime)) end
+  if runtime and not runtime:find("^[%a_][%w_-]*$") then
+    complain(faults, "runtime", ("%q is no name of a runtime"):format(runtime))
+  end
   local container = string_of(faults, "", object, "container", false)
   if container and not CONTAINERS[container] then
     complain(faults, "container", ("%q is neither \"ate1\" nor \"winzip-aes256\""):format(container))
@@ -185,8 +193,10 @@ function M.read(text)
   local faults = {}
   check_top(faults, object)
   local files = check_list(faults, object, "file_structure", true)
-  if object.file_structure ~= nil and #files == 0 and #faults == 0 then complain(faults, "file_structure", "no file is listed") end
-  if #files > MAX_FILES then return nil, ("template.json: file_structure: more than %d files"):format(MAX_FILES), "template" end
+  if #files == 0 and #faults == 0 then complain(faults, "file_structure", "no file is listed") end
+  if #files > MAX_FILES then
+    return nil, ("template.json: file_structure: more than %d files"):format(MAX_FILES), "template"
+  end
   for i, entry in ipairs(files) do check_entry(faults, ("file_structure[%d]"):format(i), entry) end
   check_collisions(faults, files)
   check_variables(faults, check_list(faults, object, "required_variables", false))

@@ -21,7 +21,8 @@ M.place = lpeg.P "{{" * lpeg.C(M.path) * lpeg.P "}}"
 --- A kept mark, capturing what it stands for.
 M.kept = lpeg.P "{{!" * (lpeg.C(lpeg.P "!" ^ 0 * M.path * lpeg.P "}}") / "{{%1")
 
-local near = lpeg.P "{{" * lpeg.S " \t" ^ 0 * lpeg.C((lpeg.R("az", "AZ", "09") + lpeg.S "_.-") ^ 1) * lpeg.S " \t" ^ 0 * lpeg.P "}}"
+local gap = lpeg.S " \t" ^ 0
+local near = lpeg.P "{{" * gap * lpeg.C((lpeg.R("az", "AZ", "09") + lpeg.S "_.-") ^ 1) * gap * lpeg.P "}}"
 
 --- Splits a piece of text at its marks.
 -- @tparam string text

@@ -13,7 +13,9 @@ local plain <const> = values.plain
 local function new_slot(place, write)
   local path = {}
   for word in place.name:gmatch("[^.]+") do path[#path + 1] = word end
-  return { name = place.name, path = path, pos = place.pos, length = place.length, write = write, is_key = place.is_key }
+  return {
+    name = place.name, path = path, pos = place.pos, length = place.length, write = write, is_key = place.is_key,
+  }
 end
 
 local function no_carriage_return(value)
@@ -110,13 +112,17 @@ function builder:quoted(region, write, write_after_z)
   end
 end
 
+local function code_slot(region, write)
+  return new_slot({ name = region.name, pos = region.from, length = region.to - region.from + 1 }, write)
+end
+
 local function is_space(char) return char == "" or char:find("[%s({%[,;]") ~= nil end
 
 -- A value in code is kept apart from its neighbours, and a value in parentheses from a "(" that begins a statement.
 function builder:code(region, text)
   local before, after = text:sub(region.from - 1, region.from - 1), text:sub(region.to + 1, region.to + 1)
   if region.from > 1 and not is_space(before) then self:constant(" ") end
-  self:slot(new_slot({ name = region.name, pos = region.from, length = region.to - region.from + 1 }, values.expression))
+  self:slot(code_slot(region, values.expression))
   if region.next and region.next.text == "(" then self:constant(";") end
   if not is_space(after) and not after:find("[)}%]]") then self:constant(" ") end
 end
@@ -138,9 +144,7 @@ local LUA = {
 }
 
 local JSON = {
-  place = function(self, region)
-    self:slot(new_slot({ name = region.name, pos = region.from, length = region.to - region.from + 1 }, values.json_value))
-  end,
+  place = function(self, region) self:slot(code_slot(region, values.json_value)) end,
   quoted = function(self, region) self:quoted(region, values.json_string) end,
 }
 

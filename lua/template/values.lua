@@ -1,5 +1,5 @@
 --- Writes a value for the place where it stands: one writer per place.
--- Every writer takes a value and gives text, or `nil` and a reason that reads after the variable's name ("{{x}} is …").
+-- A writer takes a value and gives text, or `nil` and a reason that reads after the variable's name ("{{x}} is …").
 -- A writer knows nothing of templates. A value is a string of any bytes, a number, a boolean, `json.null`, or a table:
 -- an array (marked by `json.array`, or a sequence) or an object with string keys.
 -- @module template.values
@@ -52,7 +52,9 @@ function M.plain(value)
   if kind == "number" then return number_text(value) end
   if kind == "boolean" then return tostring(value) end
   if value == null then return nil, "is null, which has no text form" end
-  if kind == "table" then return nil, "is a " .. (M.is_array(value) and "list" or "table") .. ", which has no text form" end
+  if kind == "table" then
+    return nil, ("is a %s, which has no text form"):format(M.is_array(value) and "list" or "table")
+  end
   return nil, "is a Lua " .. kind .. ", which no text can carry"
 end
 local plain = M.plain
@@ -64,7 +66,7 @@ for byte = 0, 255 do
 end
 
 local function lua_escape(text)
-  if not find(text, "[^ !#-&(-%[%]-~]") then return text end
+  if not find(text, "[^]^-~(-[ !#-&]") then return text end
   -- Text in UTF-8 stays readable; bytes that are none become escapes, so that the file stays a text file.
   if utf8.len(text) then return (gsub(text, "[%z\1-\31\"'\\\127]", LUA_ESCAPES)) end
   return (gsub(text, "[%z\1-\31\"'\\\127-\255]", LUA_ESCAPES))
@@ -197,7 +199,7 @@ for byte = 0, 31 do
 end
 
 local function json_escape(text)
-  if not find(text, "[^ !#-%[%]-~]") then return text end
+  if not find(text, "[^]^-~#-[ !]") then return text end
   local length, bad = utf8.len(text)
   if not length then return nil, format("is not UTF-8 (byte %d), and JSON carries nothing else", bad) end
   return (gsub(text, '[%z\1-\31"\\]', JSON_ESCAPES))

@@ -46,7 +46,7 @@ local function read_string(text, start)
   end
 end
 
-local function read_number(text, at, word)
+local function read_number(at, word)
   local whole = word:match("^%-?(%d+)")
   local rest = whole and word:match("^%-?%d+(.*)$")
   local fraction = rest and (rest == "" or rest:find("^%.%d+$") or rest:find("^%.?%d*[eE][+-]?%d+$"))
@@ -107,7 +107,7 @@ function read_value(text, at, depth)
   end
   local word = text:match("^[%w.+-]+", at) or fail(at, at > #text and "the text ends too early" or "no JSON value")
   local known = WORDS[word]
-  if known == nil then known = read_number(text, at, word) end
+  if known == nil then known = read_number(at, word) end
   return known, at + #word
 end
 

@@ -45,17 +45,24 @@ local function short_key()
   return "*****-" .. license_key:sub(-5)
 end
 
+local function label(text)
+  return { type = screen.controls.LABEL, text = text }
+end
+
+local function button(title, color, flag)
+  return { type = screen.controls.BUTTON, title = title, color = color, width = 0.9, flag = flag, collectInputs = true }
+end
+
 local function controls_for(menu)
-  local kinds = screen.controls
   local controls = {
-    { type = kinds.LABEL, text = "SMARTGRAM" },
-    { type = kinds.LABEL, text = "端末: " .. device_hash .. "\nライセンス: " .. short_key() .. "\n有効期限: " .. expires_at },
-    { type = kinds.LABEL, text = "実行する機能を選択してください" },
+    label("SMARTGRAM"),
+    label("端末: " .. device_hash),
+    label("ライセンス: " .. short_key()),
+    label("有効期限: " .. expires_at),
+    label("実行する機能を選択してください"),
   }
-  for i, entry in ipairs(menu) do
-    controls[#controls + 1] = { type = kinds.BUTTON, title = entry.title, color = 0x68D391, width = 0.9, flag = i, collectInputs = true }
-  end
-  controls[#controls + 1] = { type = kinds.BUTTON, title = "キャンセル", color = 0xFF5733, width = 0.9, flag = CANCEL, collectInputs = false }
+  for i, entry in ipairs(menu) do controls[#controls + 1] = button(entry.title, 0x68D391, i) end
+  controls[#controls + 1] = button("キャンセル", 0xFF5733, CANCEL)
   return controls
 end
 

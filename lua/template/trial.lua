@@ -1,0 +1,128 @@
+--- The trial at compile time: samples stand in for values, and Lua itself says whether they may stand there.
+-- Gives diagnoses of the template's text. Knows no values.
+-- @module template.trial
+
+local diagnostic = require "template.diagnostic"
+local lexer_lua = require "template.lexer_lua"
+
+local M = {}
+
+local concat = table.concat
+
+-- The text with a sample in each place: distinct numbers in code, distinct words in strings. A number literal is the
+-- strictest guest: it is never a call argument without parentheses, a name, or the beginning of a statement, so where
+-- it is taken, any literal is.
+-- @tparam table parts
+-- @tparam string text the template
+-- @treturn string the sampled text
+-- @treturn table slots by sample
+function M.sample(parts, text)
+  local out, by_number, number = {}, {}, 70000000
+  local function text_of(slot)
+    if slot.pieces then
+      local inner = {}
+      for i, piece in ipairs(slot.pieces) do inner[i] = type(piece) == "table" and "x" or piece end
+      return concat(inner)
+    end
+    repeat number = number + 1 until not text:find(tostring(number), 1, true)
+    by_number[tostring(number)] = slot
+    return tostring(number)
+  end
+  for i, part in ipairs(parts) do out[i] = type(part) == "table" and text_of(part) or part end
+  return concat(out), by_number
+end
+
+local ENDS_EXPRESSION = {}
+for _, word in ipairs { ")", "]", "}", "...", "end", "nil", "true", "false" } do ENDS_EXPRESSION[word] = true end
+local NAMED_NEXT = {
+  ["function"] = "a function's name", ["local"] = "the name of a local variable", ["for"] = "a loop variable",
+  ["goto"] = "a label", ["::"] = "a label",
+}
+local NEEDS_PARENTHESES = { ["."] = true, [":"] = true, ["["] = true, ["{"] = true }
+
+local function ends_expression(token)
+  if token.kind == "name" then return ENDS_EXPRESSION[token.text] or not lexer_lua.KEYWORDS[token.text] end
+  return token.kind == "string" or token.kind == "number" or token.kind == "place" or ENDS_EXPRESSION[token.text]
+end
+
+-- Why no value may stand at a place in code, and what to do.
+local function misplaced(region)
+  local before, after = region.prev or { text = "" }, region.next or { text = "" }
+  local name = region.name
+  if before.text == "." or before.text == ":" then
+    return "a field or method name cannot be a placeholder", ("index with the value: t[{{%s}}]"):format(name)
+  elseif NAMED_NEXT[before.text] then
+    return NAMED_NEXT[before.text] .. " cannot be a placeholder"
+  elseif ends_expression(before) then
+    return ("{{%s}} follows an expression directly, as a second value or as a call's argument"):format(name),
+      ("write f({{%s}}) for a call, or an operator or a comma between them"):format(name)
+  elseif after.text == "=" then
+    return ("{{%s}} cannot be assigned to"):format(name), "assign to a name"
+  elseif after.kind == "string" or NEEDS_PARENTHESES[after.text] then
+    return ("{{%s}} cannot be indexed or called directly"):format(name), ("write ({{%s}})"):format(name)
+  end
+  return ("{{%s}} stands where no expression may stand"):format(name),
+    ("a placeholder in code is a value; a Lua table in a table is written { {%s} }"):format(name)
+end
+
+local function part_of(region)
+  local function joined(token, touches)
+    if not token or not touches then return nil end
+    if token.kind == "number" then return "a number" end
+    if token.kind == "name" and not lexer_lua.KEYWORDS[token.text] then return "a name" end
+    return nil
+  end
+  return joined(region.prev, region.prev and region.prev.to == region.from - 1)
+    or joined(region.next, region.next and region.next.from == region.to + 1)
+end
+
+--- Placeholders that touch a name or a number, and would be part of it.
+-- @tparam table regions of `template.lexer_lua`
+-- @tparam table faults diagnoses are added here
+function M.touching(regions, faults)
+  for _, region in ipairs(regions) do
+    local what = region.kind == "place" and part_of(region)
+    if what then
+      faults[#faults + 1] = { pos = region.from, length = region.to - region.from + 1,
+        message = ("{{%s}} would be part of %s"):format(region.name, what),
+        hint = "a placeholder in code is a whole value; join strings with .. or put it into quotes" }
+    end
+  end
+end
+
+-- The place that Lua's message is about: it names the sample, or the token behind it.
+local function place_of(regions, slot, near, from)
+  for _, region in ipairs(regions) do
+    local after = region.next
+    if region.kind == "place" and ((slot and slot.pos == region.from)
+      or (after and near ~= "" and after.text == near and after.from >= from and after.kind ~= "string")) then
+      return region
+    end
+  end
+end
+
+--- Loads a sampled text.
+-- @tparam string sampled
+-- @tparam table by_number of `sample`
+-- @tparam string text the template
+-- @tparam table regions of `template.lexer_lua`
+-- @treturn ?table a diagnosis of the template when Lua refuses the text
+function M.load(sampled, by_number, text, regions)
+  local chunk, message = load(sampled:sub(lexer_lua.prologue(sampled) + 1), "=template", "t", {})
+  if chunk then return nil end
+  local line, reason = message:match("^template:(%d+): (.*)$")
+  if not line then return { pos = 1, message = message } end
+  local near = reason:match("near '(.*)'$") or ""
+  local slot, from = by_number[near], diagnostic.line_start(text, tonumber(line))
+  local region = place_of(regions, slot, near, from)
+  if region then
+    local why, hint = misplaced(region)
+    local length = region.to - region.from + 1
+    return { pos = region.from, length = length, message = why, hint = hint or "Lua: " .. reason }
+  end
+  local _, _, _, source = diagnostic.locate(text, from)
+  local at = near ~= "" and source:find(near, 1, true) or source:find("%S") or 1
+  return { pos = from + at - 1, length = math.max(1, #near), message = reason }
+end
+
+return M
