@@ -129,6 +129,7 @@ static CURLcode set_limits(struct transfer *t, const struct request *r)
     SET(CURLOPT_LOW_SPEED_LIMIT, 1L);
     SET(CURLOPT_LOW_SPEED_TIME, stall < 1 ? 1L : stall);
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_BUFFERSIZE, 64L * 1024);    /* below the size from which malloc asks the kernel each time */
     SET(CURLOPT_EXPECT_100_TIMEOUT_MS, 1L); /* a removed Expect would be signed, see sigv4 */
     SET(CURLOPT_FOLLOWLOCATION, (long)r->follow);
     SET(CURLOPT_MAXREDIRS, 5L);
@@ -467,12 +468,13 @@ static int push_result(lua_State *L, struct transfer *t)
  * Fields of the request: `url` (http or https) · `method` ("GET") · `headers` (name → value) · `body`
  * (string) or `body_file` (an io file, from its position) with `body_length` (default: to its end), sent with
  * Content-Length · `response_file` (an io file; gets the body of a 2xx response) · `max_bytes` of the
- * response's body (64 MiB, for files too) · seconds: `timeout` for all of it (30), `connect_timeout` (10),
- * `stall_timeout` without a byte moving (30, whole seconds) · `ca_file` · `follow` redirects, up to 5, GET
- * and HEAD only (false) · `sigv4` {access_key, secret_key, region, service = "s3", token}: signs; sends
- * `x-amz-content-sha256` of the headers, else UNSIGNED-PAYLOAD. What libcurl would sign wrongly is refused:
- * the path and query must be percent-encoded in canonical form, the query sorted, and no header's name may be
- * another's beginning.
+ * response's body (64 MiB, for files too) · in seconds: `timeout` for all of it (30), `connect_timeout` (10),
+ * `stall_timeout` without a byte moving (30; whole seconds, and libcurl may take 5 more) · `ca_file` ·
+ * `follow` redirects, up to 5, GET and HEAD only, never from https to http (false; the headers go along, but
+ * Authorization and Cookie only to the same host) · `sigv4` {access_key, secret_key, region, service = "s3",
+ * token}: signs; sends `x-amz-content-sha256` of the headers, else UNSIGNED-PAYLOAD. What libcurl would sign
+ * wrongly is refused: the path and query must be percent-encoded in canonical form, the query sorted, and
+ * no header's name may be another's beginning, followed by '-' or a digit.
  *
  * The response: `status`, `headers` (names in lower case, repeated ones joined by ", "), `body` (absent when
  * it went to the file), `size` in bytes, `url` (after redirects, without user and password).

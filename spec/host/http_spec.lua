@@ -128,6 +128,12 @@ describe("atelier.http", function()
       os.remove(path)
     end)
 
+    it("sends from a pipe when told the length", function()
+      local pipe = assert(io.popen("printf 0123456789"))
+      assert.equal(10, json.decode(ok("/echo", { method = "PUT", body_file = pipe, body_length = 10 }).body).length)
+      pipe:close()
+    end)
+
     it("fails when the file is shorter than told", function()
       local f, path = file_with("0123456789")
       fails("short_body", "/echo", { method = "PUT", body_file = f, body_length = 11 })
@@ -149,6 +155,7 @@ describe("atelier.http", function()
       full:close()
       local pipe = assert(io.popen("cat", "r"))
       fails("ESPIPE", "/echo", { method = "PUT", body_file = pipe })
+      pipe:close()
     end)
 
     it("writes a success to the file, a refusal to the body", function()
@@ -253,6 +260,14 @@ describe("atelier.http", function()
       assert.truthy(r and r.status == 413 or code == "aborted", code)
     end)
 
+    it("lives through a connection that goes away while it sends, also under TLS", function()
+      local body = ("x"):rep(20000000)
+      for _ = 1, 3 do
+        fails("aborted", "/drop", { method = "PUT", body = body })
+        fails("aborted", tls .. "/drop", { method = "PUT", body = body, ca_file = dir .. "/cert.pem" })
+      end
+    end)
+
     it("keeps time: all of it, connecting, and silence", function()
       assert.truthy(fails("timeout", raw .. "/silent", { timeout = 0.1 }):find("timed out", 1, true))
       fails("timeout", raw .. "/stall", { timeout = 0.1 })
@@ -295,6 +310,30 @@ describe("atelier.http", function()
       assert.equal("ok", ok(raw .. "/fickle", { method = "PUT", body_file = f }).body)
       f:close()
       os.remove(path)
+    end)
+
+    it("shares nothing with a forked child", function()
+      local unistd, wait = require "posix.unistd", require "posix.sys.wait"
+      local m <close> = http.multi()
+      local mine = json.decode(ok("/echo").body).connection
+      local id = m:add { url = base .. "/later?ms=50&n=1" }
+      m:run { timeout = 0.01 }
+      local pid = assert(unistd.fork())
+      if pid == 0 then
+        local good = pcall(function()
+          assert(json.decode(ok("/echo").body).connection ~= mine)
+          assert.error_matches(function() m:run() end, "belongs to another process")
+          m:close()
+          collectgarbage()
+          collectgarbage()
+          assert(http.live_handles() == 0)
+        end)
+        unistd._exit(good and 0 or 1)
+      end
+      local _, how, status = wait.wait(pid)
+      assert.equal("exited 0", how .. " " .. status)
+      assert.equal(mine, json.decode(ok("/echo").body).connection)
+      assert.equal(id, m:run()[1].id)
     end)
 
     it("ignores the proxy variables of the environment", function()

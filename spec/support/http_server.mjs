@@ -80,6 +80,7 @@ const inFlight = { now: 0, most: 0 };
 async function answer(req, res) {
   const url = new URL(req.url, "http://x");
   const path = url.pathname;
+  if (path === "/drop") return req.socket.destroy(); // while the body still comes
   const body = await bodyOf(req);
   if (path === "/quit") {
     res.end("bye", () => process.exit(0));
