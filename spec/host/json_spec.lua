@@ -83,6 +83,13 @@ describe("atelier.json", function()
       end
     end)
 
+    it("refuses a NUL byte anywhere", function()
+      for _, text in ipairs { "1\0", "1\0 ", "[1\0,2]", "[true\0]", '{"a":null\0}', '{"a":1.5\0}', "\0001", '["a"\0]' } do
+        assert.truthy(refused_decode(text):find("NUL byte$"), text)
+      end
+      assert.equal("decode: 2:4: NUL byte", refused_decode('[\n"\u{e9}"\0]'))
+    end)
+
     it("does not quote the input in messages", function()
       for _, text in ipairs { '{"token":secret}', '{"secret":1,"secret":2}', "[1 secret]", '["secret" "secret"]' } do
         assert.is_nil(refused_decode(text):find("secret", 1, true))
