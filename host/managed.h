@@ -67,12 +67,15 @@ MANAGED_UNUSED static struct managed *managed_new(lua_State *L, void (*destroy)(
     struct managed *m = (struct managed *)lua_newuserdatauv(L, sizeof *m, 0);
     m->p = NULL;
     m->destroy = destroy;
-    if (luaL_newmetatable(L, MANAGED_MT)) {
+    /* Ask for the field that is set last: want of memory may have left a half-made metatable behind. */
+    luaL_newmetatable(L, MANAGED_MT);
+    if (lua_getfield(L, -1, "__close") == LUA_TNIL) {
         lua_pushcfunction(L, managed_gc);
-        lua_setfield(L, -2, "__gc");
+        lua_setfield(L, -3, "__gc");
         lua_pushcfunction(L, managed_gc);
-        lua_setfield(L, -2, "__close");
+        lua_setfield(L, -3, "__close");
     }
+    lua_pop(L, 1);
     lua_setmetatable(L, -2);
     return m;
 }
