@@ -58,7 +58,7 @@ local COMMON = {
 }
 
 local function check(options, spec)
-  args.check(options, spec, "seal")
+  args.check(options, spec, "seal", 1)
   if #(options.salt or ("s"):rep(32)) ~= 32 then error("seal: option 'salt' must have 32 bytes", 3) end
   if #(options.nonce or ("n"):rep(12)) ~= 12 then error("seal: option 'nonce' must have 12 bytes", 3) end
 end

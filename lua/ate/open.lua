@@ -201,7 +201,7 @@ local function run(operation, path, step)
   local result
   local subject, reason, code = start(path)
   if subject then
-    local file <close> = subject.file -- luacheck: ignore 211
+    local held <close> = subject.file
     result = describe(subject)
     local ok
     ok, reason, code = step(subject, result)

@@ -1,6 +1,7 @@
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
 local keyring = require "ate.keyring"
+local live = require "spec.ate.support.live"
 local licence = require "ate.licence"
 local stat = require "posix.sys.stat"
 local tmp = require "spec.ate.support.tmp"
@@ -11,15 +12,14 @@ describe("a key ring", function()
   local folder, path
 
   before_each(function()
+    live.mark()
     folder = tmp.folder()
     path = folder .. "/keys.json"
   end)
 
   after_each(function()
     tmp.clean()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, crypto.live_handles())
+    live.check()
   end)
 
   it("is created with mode 0600, one current key of each kind, and nothing beside it", function()
