@@ -1,4 +1,4 @@
-/*
+/***
  * ZIP archives: written the same way every time, read as if an enemy had made them.
  *
  * Owns: the bindings of libzip and zlib to Lua. The rules for names, the strict reading of a directory and the two
@@ -256,7 +256,8 @@ static int l_piece_tostring(lua_State *L)
 /* ==== writer =================================================================================== */
 
 /* After any failure the archive is lost: half an archive must never look like a whole one. */
-static int writer_fail(lua_State *L, struct writer *w, const struct fault *why, const char *operation, const char *object)
+static int writer_fail(lua_State *L, struct writer *w, const struct fault *why, const char *operation,
+                       const char *object)
 {
     char shown[256];
 

@@ -263,7 +263,9 @@ static int check_sizes(const struct record *r, const struct directory *d, const 
     return 0;
 }
 
-static int read_record(struct directory *d, uint64_t *used, struct record *r, const struct limits *most, struct fault *why)
+/* Reads the record at *used, which moves behind it. */
+static int read_record(struct directory *d, uint64_t *used, struct record *r, const struct limits *most,
+                       struct fault *why)
 {
     const unsigned char *p = d->bytes + *used, *extra;
     const uint64_t left = d->length - *used;

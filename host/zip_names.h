@@ -123,21 +123,27 @@ static size_t name_put_utf8(char *out, uint32_t c)
     return len;
 }
 
+/* Without it only ASCII folds; it is part of the C library's own package. */
+static locale_t name_locale;
+
+/* A module that is unloaded takes along what it made. */
+__attribute__((destructor)) static void name_forget_locale(void)
+{
+    if (name_locale != (locale_t)0)
+        freelocale(name_locale);
+    name_locale = (locale_t)0;
+}
+
 /* Up, then down: so that letters with two lower case forms (s and long s) meet. */
 static uint32_t name_fold_letter(uint32_t c)
 {
-    static locale_t unicode;
-    static int asked;
-
     if (c < 0x80)
         return c >= 'A' && c <= 'Z' ? c | 0x20 : c;
-    if (!asked) {
-        asked = 1; /* without that locale only ASCII folds; it is part of the C library's own package */
-        unicode = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
-    }
-    if (unicode == (locale_t)0)
+    if (name_locale == (locale_t)0)
+        name_locale = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+    if (name_locale == (locale_t)0)
         return c;
-    return (uint32_t)towlower_l(towupper_l((wint_t)c, unicode), unicode);
+    return (uint32_t)towlower_l(towupper_l((wint_t)c, name_locale), name_locale);
 }
 
 /* A malloc'd copy of a checked name with case folded, or NULL when out of memory. */

@@ -15,6 +15,7 @@ struct sink {
     char *path;      /* NULL: in memory */
     char *temporary; /* while the file exists */
     FILE *file;
+    char *buffer;    /* the file's; the C library's own choice is one block */
     char *data;
     uint64_t at, size, room;
     uint64_t expected; /* a guess at the size, to take the memory once */
@@ -28,12 +29,25 @@ static int64_t sink_fail(struct sink *s, int kind, int err)
     return -1;
 }
 
+enum { SINK_BUFFER = 256 * 1024 };
+
+/* 0, or EOF with errno: what was buffered may have found no room. */
+static int sink_close_file(struct sink *s)
+{
+    const int failed = s->file != NULL ? fclose(s->file) : 0;
+    const int err = errno;
+
+    free(s->buffer);
+    s->buffer = NULL;
+    s->file = NULL;
+    errno = err;
+    return failed;
+}
+
 /* Drops what was written. */
 static void sink_rollback(struct sink *s)
 {
-    if (s->file != NULL)
-        fclose(s->file);
-    s->file = NULL;
+    sink_close_file(s);
     if (s->temporary != NULL)
         unlink(s->temporary);
     free(s->temporary);
@@ -72,7 +86,8 @@ static int64_t sink_open_file(struct sink *s)
         return sink_fail(s, ZIP_ER_MEMORY, 0);
     fd = open(s->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd >= 0 && (s->file = fdopen(fd, "w+")) != NULL) {
-        setvbuf(s->file, NULL, _IOFBF, 256 * 1024);
+        if ((s->buffer = malloc(SINK_BUFFER)) != NULL)
+            setvbuf(s->file, s->buffer, _IOFBF, SINK_BUFFER);
         return 0;
     }
     err = errno;
@@ -173,16 +188,13 @@ static int64_t sink_clear_checksums(struct sink *s)
 
 static int64_t sink_commit(struct sink *s)
 {
-    FILE *file = s->file;
-
-    if (file != NULL && fflush(file) != 0)
+    if (s->file != NULL && fflush(s->file) != 0)
         return sink_fail(s, ZIP_ER_WRITE, errno);
     if (s->encrypted && sink_clear_checksums(s) < 0)
         return -1;
-    if (file == NULL)
+    if (s->path == NULL)
         return 0;
-    s->file = NULL;
-    if (fclose(file) != 0)
+    if (sink_close_file(s) != 0)
         return sink_fail(s, ZIP_ER_CLOSE, errno);
     if (rename(s->temporary, s->path) < 0)
         return sink_fail(s, ZIP_ER_RENAME, errno);
