@@ -50,7 +50,7 @@ function M.run(args)
       return change(s.database, args.action, args.id)
     end
     local rows, message, code = s.database:query(LIST, { args.status or json.null, args.limit })
-    return rows and { jobs = json.array(rows) }, message, code
+    return rows and { jobs = json.array { table.unpack(rows) } }, message, code
   end)
 end
 
