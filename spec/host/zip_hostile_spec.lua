@@ -227,6 +227,29 @@ describe("hostile archives", function()
     bad("two end records", forge(one, {comment = honest}))
   end)
 
+  it("have 64-bit end records that lie", function()
+    local function forge64(fields)
+      local whole = forge({{name = "a", data = "text"}})
+      local place = #whole - 22
+      local count, length, at = ("<I2I4I4"):unpack(whole, place + 11)
+      return whole:sub(1, place)
+        .. ("<I4I8I2I2I4I4I8I8I8I8"):pack(0x06064b50, 44, 45, 45, 0, 0, fields.count or count, fields.count or count,
+          fields.length or length, fields.at or at)
+        .. ("<I4I4I8I4"):pack(0x07064b50, 0, fields.place or place, 1)
+        .. ("<I4I2I2I2I2I4I4I2"):pack(0x06054b50, 0, 0, fields.short or 0xffff, fields.short or 0xffff, 0xffffffff,
+          0xffffffff, 0)
+    end
+    local r = open(forge64({}))
+    assert.equal("text", r:read("a"))
+    r:close()
+    bad("the limit is 10000", forge64({count = 1 << 40}))
+    bad("is not where", forge64({length = 1 << 62}))
+    bad("is not where", forge64({at = 0}))
+    bad("is not where it should be", forge64({place = 0}))
+    bad("end records differ", forge64({short = 2}))
+    bad("does not fit its number", forge64({count = 2}))
+  end)
+
   it("do not confuse the reader with an archive in the archive", function()
     local inner = forge({{name = "inner", data = "evil"}})
     local r = open(forge({{name = "a.zip", data = inner}, {name = "b", data = "x"}}))
