@@ -84,7 +84,7 @@ struct pg_conn {
     const char *fail_code;   /* set when the failure is not the server's */
     char fail_text[512];
     int want_notices, n_notices;
-    PGresult *notices[PG_NOTICES_MAX];
+    char **notices[PG_NOTICES_MAX];
 };
 
 static int64_t pg_now(void)
@@ -111,7 +111,7 @@ static void pg_drop_results(struct pg_conn *c)
 static void pg_drop_notices(struct pg_conn *c)
 {
     while (c->n_notices > 0)
-        PQclear(c->notices[--c->n_notices]);
+        free(c->notices[--c->n_notices]);
 }
 
 static void pg_drop_error(struct pg_conn *c)

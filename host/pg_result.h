@@ -99,46 +99,63 @@ static void push_result(lua_State *L, const PGresult *r, int share)
 
 /* ==== notices =================================================================================== */
 
-/* Called by libpq in the midst of reading: keeps a copy, for no Lua may run there. */
+static const struct {
+    int field;
+    const char *name;
+} pg_diagnostics[] = {
+    {PG_DIAG_SQLSTATE, "sqlstate"},           {PG_DIAG_SEVERITY_NONLOCALIZED, "severity"},
+    {PG_DIAG_MESSAGE_PRIMARY, "message"},     {PG_DIAG_MESSAGE_DETAIL, "detail"},
+    {PG_DIAG_MESSAGE_HINT, "hint"},           {PG_DIAG_CONTEXT, "context"},
+    {PG_DIAG_STATEMENT_POSITION, "position"}, {PG_DIAG_SCHEMA_NAME, "schema"},
+    {PG_DIAG_TABLE_NAME, "table"},            {PG_DIAG_COLUMN_NAME, "column"},
+    {PG_DIAG_CONSTRAINT_NAME, "constraint"},
+};
+
+enum { PG_DIAGNOSTICS = sizeof pg_diagnostics / sizeof *pg_diagnostics };
+
+/* Called by libpq in the midst of reading: keeps a copy in one block, for no Lua may run there. */
 static void receive_notice(void *arg, const PGresult *r)
 {
     struct pg_conn *c = arg;
-    PGresult *copy;
+    size_t size = PG_DIAGNOSTICS * sizeof(char *);
+    const char *s;
+    char **copy, *to;
 
     if (!c->want_notices || c->n_notices == PG_NOTICES_MAX)
         return;
-    copy = PQcopyResult(r, 0);
-    if (copy != NULL)
-        c->notices[c->n_notices++] = copy;
+    for (int i = 0; i < PG_DIAGNOSTICS; i++)
+        size += (s = PQresultErrorField(r, pg_diagnostics[i].field)) != NULL ? strlen(s) + 1 : 0;
+    if ((copy = malloc(size)) == NULL)
+        return;
+    to = (char *)(copy + PG_DIAGNOSTICS);
+    for (int i = 0; i < PG_DIAGNOSTICS; i++) {
+        s = PQresultErrorField(r, pg_diagnostics[i].field);
+        copy[i] = s != NULL ? strcpy(to, s) : NULL;
+        to += s != NULL ? strlen(s) + 1 : 0;
+    }
+    c->notices[c->n_notices++] = copy;
 }
 
-static void set_diagnostic(lua_State *L, const PGresult *r, int field, const char *name)
+static void set_diagnostic(lua_State *L, int i, const char *text)
 {
-    const char *s = PQresultErrorField(r, field);
-
-    if (s != NULL) {
-        lua_pushstring(L, s);
-        lua_setfield(L, -2, name);
+    if (text != NULL) {
+        lua_pushstring(L, text);
+        lua_setfield(L, -2, pg_diagnostics[i].name);
     }
+}
+
+static void push_notice(lua_State *L, char **notice)
+{
+    lua_newtable(L);
+    for (int i = 0; i < PG_DIAGNOSTICS; i++)
+        set_diagnostic(L, i, notice[i]);
 }
 
 static void push_diagnostics(lua_State *L, const PGresult *r)
 {
-    static const struct {
-        int field;
-        const char *name;
-    } fields[] = {
-        {PG_DIAG_SQLSTATE, "sqlstate"},          {PG_DIAG_SEVERITY_NONLOCALIZED, "severity"},
-        {PG_DIAG_MESSAGE_PRIMARY, "message"},    {PG_DIAG_MESSAGE_DETAIL, "detail"},
-        {PG_DIAG_MESSAGE_HINT, "hint"},          {PG_DIAG_CONTEXT, "context"},
-        {PG_DIAG_STATEMENT_POSITION, "position"}, {PG_DIAG_SCHEMA_NAME, "schema"},
-        {PG_DIAG_TABLE_NAME, "table"},           {PG_DIAG_COLUMN_NAME, "column"},
-        {PG_DIAG_CONSTRAINT_NAME, "constraint"},
-    };
-
     lua_newtable(L);
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        set_diagnostic(L, r, fields[i].field, fields[i].name);
+    for (int i = 0; i < PG_DIAGNOSTICS; i++)
+        set_diagnostic(L, i, PQresultErrorField(r, pg_diagnostics[i].field));
 }
 
 /* Hands the notices over. One that the handler raises on is gone; its error goes to the caller. */
@@ -149,7 +166,7 @@ static void deliver_notices(lua_State *L, struct pg_conn *c)
     if (lua_getiuservalue(L, 1, 1) == LUA_TFUNCTION) {
         for (int i = 0; i < c->n_notices; i++) {
             lua_pushvalue(L, -1);
-            push_diagnostics(L, c->notices[i]);
+            push_notice(L, c->notices[i]);
             c->op.calling = 1;
             if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
                 c->op.calling = 0;
