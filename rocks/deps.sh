@@ -46,6 +46,7 @@ test  clang                 command clang             -
 test  nodejs                node 18                   -
 test  openssl               command openssl           -
 test  p7zip-full            command 7z                -
+test  python3               command python3           -
 test  unzip                 command unzip             -
 test  luarocks              command luarocks          -
 test  lua-busted            command busted            busted
