@@ -184,11 +184,11 @@ local function add_entry(self, writer, entry, vars)
   return writer:add_file(entry.name, entry.path, entry.options)
 end
 
-local function write(self, writer, vars, add)
+local function write(self, writer, vars)
   local ok, message, code = check_required(self, vars)
   if not ok then return nil, message, code end
   for _, entry in ipairs(self.entries) do
-    ok, message, code = add(self, writer, entry, vars)
+    ok, message, code = add_entry(self, writer, entry, vars)
     if not ok then return nil, message, code end
   end
   return writer:close()
@@ -202,7 +202,7 @@ end
 -- @treturn[2] string "template", or a code of `atelier.zip`
 -- @function kit:build
 function Kit:build(vars)
-  return write(self, zip.writer(), vars, add_entry)
+  return write(self, zip.writer(), vars)
 end
 
 --- Builds a bundle into a file, in bounded memory: for kits that are `streamed`.
@@ -216,34 +216,7 @@ end
 function Kit:build_file(vars, path)
   local writer, message, code = zip.writer(path)
   if not writer then return nil, message, code end
-  return write(self, writer, vars, add_entry)
-end
-
--- An encrypted entry cannot be spliced: each is written anew, under its own salt.
-local function add_encrypted(password)
-  local deflated, stored = { level = 6, password = password }, { method = "store", password = password }
-  return function(self, writer, entry, vars)
-    if entry.file and entry.file.kind == "binary" then
-      local ok, message, code = unchanged { path = entry.file.path, file = entry.file, name = entry.name }
-      if not ok then return nil, message, code end
-      return writer:add_file(entry.name, entry.file.path, method_for(entry.name) == "store" and stored or deflated)
-    end
-    local text, message, code = self:text(entry, vars)
-    if not text then return nil, message, code end
-    return writer:add(entry.name, text, deflated)
-  end
-end
-
---- Builds a bundle whose entries are encrypted with WinZip's AES-256: for the container "winzip-aes256".
--- @tparam table vars values by name
--- @tparam string password
--- @tparam[opt] string path where the archive goes; none = memory
--- @return the archive's bytes, or true when written to `path`; or nil, message, code
--- @function kit:build_encrypted
-function Kit:build_encrypted(vars, password, path)
-  local writer, message, code = zip.writer(path)
-  if not writer then return nil, message, code end
-  return write(self, writer, vars, add_encrypted(password))
+  return write(self, writer, vars)
 end
 
 --- The text of an entry as it stands in a bundle.

@@ -184,7 +184,10 @@ end
 -- Remembers a token as the one before the next, and tells the last place what follows it.
 function scanner:follow(kind, what, from, after)
   local now = { kind = kind, text = what, from = from, to = after - 1 }
-  if self.prev and self.prev.region then self.prev.region.next = now end
+  if self.prev and self.prev.region then
+    if kind == "string" then now.text = self.text:sub(from, after - 1) end
+    self.prev.region.next = now
+  end
   local last = self.regions[#self.regions]
   if kind == "place" and last then now.region = last end
   self.prev = now

@@ -95,7 +95,7 @@ local function place_of(regions, slot, near, from)
   for _, region in ipairs(regions) do
     local after = region.next
     if region.kind == "place" and ((slot and slot.pos == region.from)
-      or (after and near ~= "" and after.text == near and after.from >= from and after.kind ~= "string")) then
+      or (after and near ~= "" and after.text == near and after.from >= from)) then
       return region
     end
   end
