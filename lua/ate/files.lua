@@ -9,6 +9,8 @@ local unistd = require "posix.unistd"
 
 local M = {}
 
+local PRIVATE = 384 -- rw-------
+
 local SYMBOLS = {}
 for name, number in pairs(errno) do
   if math.type(number) == "integer" and name ~= "EWOULDBLOCK" and name ~= "ENOTSUP" then SYMBOLS[number] = name end
@@ -32,7 +34,8 @@ function M.parent(path)
   return folder == "" and "/" or folder or "."
 end
 
-local function fresh_name(folder, tag)
+--- A hidden name in a folder that nothing has yet.
+function M.fresh_name(folder, tag)
   return ("%s/.%s.%s"):format(folder, tag, crypto.hex(crypto.random(8)))
 end
 
@@ -77,7 +80,7 @@ end
 -- @treturn[1] file open for reading and writing
 function M.create(path)
   local flags = fcntl.O_RDWR | fcntl.O_CREAT | fcntl.O_EXCL | fcntl.O_CLOEXEC
-  local fd, message, number = fcntl.open(path, flags, 384)
+  local fd, message, number = fcntl.open(path, flags, PRIVATE)
   if not fd then return failure(fd, message, number) end
   return stdio.fdopen(fd, "w+b")
 end
@@ -87,23 +90,30 @@ end
 -- @treturn[1] file
 function M.scratch(folder)
   folder = folder or os.getenv("TMPDIR") or "/var/tmp"
-  local fd = fcntl.open(folder, fcntl.O_RDWR | fcntl.O_TMPFILE | fcntl.O_CLOEXEC, 384)
+  local fd = fcntl.open(folder, fcntl.O_RDWR | fcntl.O_TMPFILE | fcntl.O_CLOEXEC, PRIVATE)
   if fd then return stdio.fdopen(fd, "w+b") end
-  local path = fresh_name(folder, "scratch") -- some file systems have no O_TMPFILE
+  local path = M.fresh_name(folder, "scratch") -- some file systems have no O_TMPFILE
   local file, reason, code = M.create(path)
   if not file then return nil, reason, code end
   unistd.unlink(path)
   return file
 end
 
-local function publish_replace(temporary, path)
+local function replace(temporary, path)
   return os.rename(temporary, path)
 end
 
-local function publish_new(temporary, path)
+local function link_new(temporary, path)
   local ok, message, number = unistd.link(temporary, path)
   if ok then unistd.unlink(temporary) end
   return ok, message, number
+end
+
+-- The last step of both ways to write: the bytes are on the disk, now the name.
+local function name_it(temporary, path, rename)
+  local ok, message, number = rename(temporary, path)
+  if not ok then return failure(ok, message, number) end
+  return M.sync_folder(M.parent(path))
 end
 
 local function fill(file, write)
@@ -122,21 +132,36 @@ end
 -- @treturn[2] string reason
 -- @treturn[2] string code
 function M.write(path, write, options)
-  local folder = M.parent(path)
-  local temporary = fresh_name(folder, "atelier")
+  local temporary = M.fresh_name(M.parent(path), "atelier")
   local file, reason, code = M.create(temporary)
   if not file then return nil, reason, code end
   local sound, ok
   sound, ok, reason, code = pcall(fill, file, write)
   file:close()
   if sound and ok then
-    local publish = options and options.exclusive and publish_new or publish_replace
-    local done, message, number = publish(temporary, path)
-    if done then return M.sync_folder(folder) end
-    ok, reason, code = failure(done, message, number)
+    ok, reason, code = name_it(temporary, path, options and options.exclusive and link_new or replace)
+    if ok then return true end
   end
   unistd.unlink(temporary)
   if not sound then error(ok, 0) end
+  return nil, reason, code
+end
+
+--- Gives a finished file its final name, as `write` does. When that fails the file is removed.
+-- @tparam string temporary a file in the same folder
+-- @tparam string path
+-- @treturn[1] boolean true
+-- @return[2] nil
+-- @treturn[2] string reason
+-- @treturn[2] string code
+function M.publish(temporary, path)
+  stat.chmod(temporary, PRIVATE)
+  local file <close>, reason, code = M.open_read(temporary)
+  local ok
+  if file then ok, reason, code = M.sync(file) end
+  if ok then ok, reason, code = name_it(temporary, path, replace) end
+  if ok then return true end
+  unistd.unlink(temporary)
   return nil, reason, code
 end
 

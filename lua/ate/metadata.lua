@@ -25,10 +25,10 @@ function M.is_time(text)
 end
 
 --- Writes a time the way metadata holds it.
--- @tparam[opt] integer seconds since 1970, default now
+-- @tparam[opt] number seconds since 1970, default now; a fraction is dropped
 -- @treturn string
 function M.time(seconds)
-  return os.date("!%Y-%m-%dT%H:%M:%SZ", seconds)
+  return os.date("!%Y-%m-%dT%H:%M:%SZ", seconds and math.floor(seconds))
 end
 
 local function is_string(value) return type(value) == "string" end

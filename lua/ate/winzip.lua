@@ -44,11 +44,12 @@ local function wrap(object, reason, code)
   return nil, ("seal: %s: %s"):format(object, reason), code
 end
 
--- Entries that fit in memory go through it; others through scratch space that nobody else can open.
-local IN_MEMORY = 8 << 20
+-- The writer reads its entries when it is closed. So many bytes of them wait in memory; the rest wait in scratch space
+-- that nobody else can open.
+local IN_MEMORY = 16 << 20
 
-local function add(writer, reader, entry, options)
-  if entry.size <= IN_MEMORY then
+local function add(writer, reader, entry, options, room)
+  if entry.size <= room then
     local data, reason, code = reader:read(entry.name)
     if not data then return nil, reason, code end
     return writer:add(entry.name, data, options)
@@ -62,6 +63,20 @@ local function add(writer, reader, entry, options)
   return writer:add_file(entry.name, scratch, options)
 end
 
+-- Adds every entry of `source` to a new archive, in memory or at `path`.
+local function encrypt(source, path, bare)
+  local reader <close>, reason, code = zip.open(source)
+  if not reader then return nil, reason, code end
+  local writer <close> = zip.writer(path)
+  local room = IN_MEMORY
+  for _, entry in ipairs(reader:entries()) do
+    local ok, why, symbol = add(writer, reader, entry, { password = licence.format(bare) }, room)
+    if not ok then return nil, why, symbol end
+    if entry.size <= room then room = room - entry.size end
+  end
+  return writer:close()
+end
+
 --- Encrypts every entry of an archive.
 -- @tparam table options `archive` (bytes), `licence`
 -- @treturn[1] table `{parts, size, checksum, encryption_key_hash}`, as of `container.seal`
@@ -72,19 +87,32 @@ function M.seal(options)
   args.check(options, { archive = "string", licence = "string" }, "seal")
   local bare, message, code = licence.normalise(options.licence)
   if not bare then return nil, message, code end
-  local reader <close>, reason, fault = zip.open { data = options.archive }
-  if not reader then return wrap(M.NAME, reason, fault) end
-  local writer <close> = zip.writer()
-  for _, entry in ipairs(reader:entries()) do
-    local ok, why, symbol = add(writer, reader, entry, { password = licence.format(bare) })
-    if not ok then return wrap(entry.name, why, symbol) end
-  end
-  local bytes, why, symbol = writer:close()
-  if not bytes then return wrap(M.NAME, why, symbol) end
+  local bytes, reason, fault = encrypt({ data = options.archive }, nil, bare)
+  if not bytes then return wrap(M.NAME, reason, fault) end
   return {
     parts = { bytes }, size = #bytes, checksum = crypto.hex(crypto.sha256(bytes)),
     encryption_key_hash = crypto.hex(crypto.sha256(bare)),
   }
+end
+
+--- Encrypts every entry of an archive file into a file, durably, whole or not at all, in constant memory. The file has
+-- mode 0600.
+-- @tparam table options `archive_path`, `path` (to write or replace), `licence`
+-- @treturn[1] table `{size, checksum, encryption_key_hash}`
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string "bad_licence", "bad_archive" or an errno symbol
+function M.seal_file(options)
+  args.check(options, { archive_path = "string", path = "string", licence = "string" }, "seal")
+  local bare, message, code = licence.normalise(options.licence)
+  if not bare then return nil, message, code end
+  local temporary = files.fresh_name(files.parent(options.path), "atelier")
+  local ok, reason, fault = encrypt(options.archive_path, temporary, bare)
+  if not ok then return wrap(options.archive_path, reason, fault) end
+  local checksum, size = crypto.sha256_file(temporary)
+  ok, reason, fault = files.publish(temporary, options.path)
+  if not ok then return wrap(options.path, reason, fault) end
+  return { size = size, checksum = crypto.hex(checksum), encryption_key_hash = crypto.hex(crypto.sha256(bare)) }
 end
 
 return M

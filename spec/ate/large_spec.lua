@@ -1,6 +1,7 @@
 local crypto = require "atelier.crypto"
 local forge = require "spec.ate.support.forge"
 local live = require "spec.ate.support.live"
+local open = require "ate.open"
 local stat = require "posix.sys.stat"
 local tmp = require "spec.ate.support.tmp"
 local zip = require "atelier.zip"
@@ -95,6 +96,29 @@ describe("a large file", function()
     refused(size - 65, "tampered", "bad_signature")
     refused(size - 1, "bad_signature", "bad_signature")
     assert.equal(before, tmp.list(folder))
+  end)
+
+  it("has its final name only when it is whole, whenever the sealing process is killed", function()
+    local folder = tmp.folder()
+    assert(stat.mkdir(folder .. "/scratch"))
+    tmp.write(folder .. "/big.zip", crypto.random(32 << 20))
+    local script = tmp.write(folder .. "/seal.lua", ("package.path, package.cpath = %q, %q\n"):format(package.path,
+      package.cpath), ("local FOLDER, forge = %q, require 'spec.ate.support.forge'\n"):format(folder), SEAL)
+    local killed, size = 0, nil
+    for i = 1, 24 do
+      os.remove(folder .. "/big.ate")
+      local code = tmp.run(("timeout -s KILL %.3f lua5.4 %s"):format(i * 0.006, script))
+      if code ~= 0 then killed = killed + 1 end
+      local found = stat.stat(folder .. "/big.ate")
+      if found then
+        size = size or found.st_size
+        assert.equal(size, found.st_size)
+        assert.truthy(open.verify(folder .. "/big.ate", { signer = forge.signer:public() }))
+      else
+        assert.not_equal(0, code)
+      end
+    end
+    assert.truthy(killed > 0, "no run was killed")
   end)
 
   it("is refused for what is wrong within it", function()

@@ -88,5 +88,7 @@ describe("metadata", function()
     end
     assert.is_false(metadata.is_time(20250101))
     assert.equal("1970-01-01T00:00:00Z", metadata.time(0))
+    assert.equal("1970-01-01T00:00:01Z", metadata.time(1.9))
+    assert.is_true(metadata.is_time(metadata.time()))
   end)
 end)

@@ -4,6 +4,7 @@ local live = require "spec.ate.support.live"
 local licence = require "ate.licence"
 local open = require "ate.open"
 local rawzip = require "spec.ate.support.rawzip"
+local stat = require "posix.sys.stat"
 local tmp = require "spec.ate.support.tmp"
 local winzip = require "ate.winzip"
 local zip = require "atelier.zip"
@@ -74,6 +75,36 @@ describe("a winzip-aes256 container", function()
     assert.is_nil(result.metadata)
     assert.equal(TEXT, tmp.read(folder .. "/out/main.lua"))
     assert.equal("winzip-aes256", assert(open.inspect(path)).container)
+  end)
+
+  it("is made from file to file too, entries of any size, or nothing is left behind", function()
+    local big = crypto.random(17 << 20)
+    local w = zip.writer(folder .. "/a.zip")
+    assert(w:add("main.lua", TEXT))
+    assert(w:add("big.bin", big, { method = "store" }))
+    assert(w:close())
+    local sealed = assert(winzip.seal_file { archive_path = folder .. "/a.zip", path = path, licence = forge.LICENCE })
+    assert.equal("./a.ate\n./a.zip\n", tmp.list(folder))
+    assert.equal(384, stat.stat(path).st_mode & 4095)
+    local result = assert(try { extract = folder .. "/out" })
+    assert.equal(sealed.checksum, result.checksum)
+    assert.equal(sealed.size, result.size)
+    assert.equal(TEXT, tmp.read(folder .. "/out/main.lua"))
+    assert.is_true(big == tmp.read(folder .. "/out/big.bin"))
+    assert.equal(#tmp.read(path), assert(winzip.seal { archive = tmp.read(folder .. "/a.zip"), licence = forge.LICENCE }).size)
+
+    tmp.write(folder .. "/bad.zip", "x")
+    local before = tmp.list(folder)
+    local function refused(source, target, expected)
+      local made, message, code = winzip.seal_file { archive_path = source, path = target, licence = forge.LICENCE }
+      assert.is_nil(made)
+      assert.equal(expected, code, message)
+      assert.equal(before, tmp.list(folder))
+    end
+    refused(folder .. "/bad.zip", path, "bad_archive")
+    refused(folder .. "/none", path, "ENOENT")
+    refused(folder .. "/a.zip", folder .. "/none/a.ate", "ENOENT")
+    refused(folder .. "/a.zip", folder .. "/out", "EISDIR")
   end)
 
   it("is unsigned to verify and to a signer", function()
