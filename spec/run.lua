@@ -1,19 +1,100 @@
---- Runs the specs inside the program: `atelier run spec/run.lua [busted arguments]`.
--- With no file named, all of spec/ runs. The last line printed is `N passed, N failed`.
+--- Runs the specs inside the program: `atelier run spec/run.lua [FILE or FOLDER …]`, all of spec/ by default.
+--
+-- Each file runs in a process of its own, two at a time: a crash is one failure and the rest goes on, and every file
+-- starts without live handles. The last line printed is `N passed, N failed`.
 local host = require "atelier.host"
+local stdlib = require "posix.stdlib"
+local unistd = require "posix.unistd"
+local wait = require "posix.sys.wait"
 
-local build = host.exe:match("^(.*)/[^/]*$")
-package.cpath = build .. "/lib/?.so;" .. package.cpath
-package.path = package.path .. ";./?.lua"
+local AT_ONCE = 2
 
-local named
-for _, word in ipairs(arg) do
-  named = named or word:sub(1, 1) ~= "-"
+local function in_this_process(path)
+  local build = host.exe:match "^(.*)/[^/]*$"
+  package.cpath = build .. "/lib/?.so;" .. package.cpath
+  package.path = package.path .. ";./?.lua"
+  arg = { [0] = arg[0], "--output=spec/support/summary.lua", "--pattern=_spec%.lua$", path } -- luacheck: ignore 121
+  require "busted.runner" { standalone = false }
 end
-if not named then
-  arg[#arg + 1] = "spec"
-end
-table.insert(arg, 1, "--pattern=_spec%.lua$")
-table.insert(arg, 1, "--output=spec/support/summary.lua")
 
-require "busted.runner" { standalone = false }
+local function lines_of(command)
+  local lines, pipe = {}, assert(io.popen(command))
+  for line in pipe:lines() do
+    lines[#lines + 1] = line
+  end
+  pipe:close()
+  return lines
+end
+
+local function find_specs(places)
+  local quoted = {}
+  for i, place in ipairs(places) do
+    quoted[i] = "'" .. place:gsub("'", "'\\''") .. "'"
+  end
+  return lines_of(("find %s -name '*_spec.lua' | sort -u"):format(table.concat(quoted, " ")))
+end
+
+local function slurp(path)
+  local file = assert(io.open(path, "rb"))
+  local text = file:read "a"
+  file:close()
+  os.remove(path)
+  return text
+end
+
+local function start(path)
+  local log = os.tmpname()
+  local pid = assert(unistd.fork())
+  if pid == 0 then
+    stdlib.setenv("ATELIER_SPEC_FILE", path)
+    unistd.exec("/bin/sh", { "-c", 'exec "$0" run spec/run.lua "$1" >"$2" 2>&1 </dev/null', host.exe, path, log })
+    unistd._exit(127)
+  end
+  return pid, { path = path, log = log }
+end
+
+local total = { passed = 0, failed = 0, skipped = 0 }
+
+-- What a file printed is shown whole, but for its closing line; one that did not get that far has failed.
+local function collect(job, how, code)
+  local text = slurp(job.log)
+  local body, passed, failed, skipped = text:match "^(.-)\n?(%d+) passed, (%d+) failed([^\n]*)\n$"
+  local late = tonumber(failed) == 0 and code ~= 0
+  if not passed or late then
+    io.stdout:write(text, job.path, (": did not end well (%s %s)\n"):format(how, code))
+    total.failed = total.failed + 1
+  end
+  if passed then
+    io.stdout:write(late and "" or body, late and "" or "\n")
+    total.passed = total.passed + tonumber(passed)
+    total.failed = total.failed + tonumber(failed)
+    total.skipped = total.skipped + (tonumber(skipped:match "%d+") or 0)
+  end
+  io.stdout:flush()
+end
+
+local function run_all(paths)
+  local running, count, next_one = {}, 0, 1
+  while count > 0 or next_one <= #paths do
+    while count < AT_ONCE and next_one <= #paths do
+      local pid, job = start(paths[next_one])
+      running[pid] = job
+      count, next_one = count + 1, next_one + 1
+    end
+    local pid, how, code = wait.wait(-1)
+    if running[pid] then
+      collect(running[pid], how, code)
+      running[pid] = nil
+      count = count - 1
+    end
+  end
+end
+
+if arg[1] and os.getenv "ATELIER_SPEC_FILE" == arg[1] then
+  in_this_process(arg[1])
+else
+  run_all(find_specs(arg[1] and arg or { "spec" }))
+  io.stdout:write(("\n%d passed, %d failed"):format(total.passed, total.failed))
+  io.stdout:write(total.skipped > 0 and (", %d skipped\n"):format(total.skipped) or "\n")
+  return total.failed == 0 and total.passed > 0 and 0 or 1
+end

@@ -5,16 +5,11 @@ return function(options)
   local busted = require "busted"
   local handler = require "busted.outputHandlers.base"()
   local clock = require "clock"
-  local began, file_began
+  local file_began
 
   local function write(...)
     io.stdout:write(...)
     io.stdout:flush()
-  end
-
-  handler.suiteStart = function()
-    began = clock.now()
-    return nil, true
   end
 
   handler.fileStart = function(file)
@@ -50,13 +45,11 @@ return function(options)
       report("error", failure)
     end
     local failed = handler.failuresCount + handler.errorsCount
-    write(("\nin %.1f s\n"):format(clock.now() - began))
     write(("%d passed, %d failed"):format(handler.successesCount, failed))
     write(handler.pendingsCount > 0 and (", %d skipped\n"):format(handler.pendingsCount) or "\n")
     return nil, true
   end
 
-  busted.subscribe({ "suite", "start" }, handler.suiteStart)
   busted.subscribe({ "file", "start" }, handler.fileStart)
   busted.subscribe({ "test", "end" }, handler.testEnd, { predicate = handler.cancelOnPending })
   busted.subscribe({ "file", "end" }, handler.fileEnd)
