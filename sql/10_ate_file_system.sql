@@ -61,7 +61,7 @@ create table if not exists public.ate_templates (
 alter table public.ate_templates
   add column if not exists description text,
   add column if not exists runtime text not null default 'autotouch',
-  add column if not exists container text not null default 'ate',
+  add column if not exists container text not null default 'ate1',
   add column if not exists content_sha256 varchar(64);
 
 -- What was published, for ever: the same version never gets other bytes.
@@ -104,7 +104,7 @@ alter table public.ate_files
   add column if not exists artifact_id uuid not null default gen_random_uuid(),
   add column if not exists generation integer not null default 1,
   add column if not exists template_version varchar(20),
-  add column if not exists container text not null default 'ate',
+  add column if not exists container text not null default 'ate1',
   add column if not exists tools jsonb not null default '[]',
   add column if not exists master_key_id text,
   add column if not exists signer_id text,
@@ -113,7 +113,6 @@ alter table public.ate_files
   add column if not exists last_downloaded_at timestamptz;
 
 create index if not exists ate_files_expiry on public.ate_files (expires_at) where is_active;
-create index if not exists ate_files_master_key on public.ate_files (master_key_id);
 
 -- Former objects of a file: inactive at once, their bytes deleted by the keeper after a grace period (purged_at).
 create table if not exists public.ate_file_versions (
@@ -175,14 +174,15 @@ create table if not exists public.file_generation_queue (
 alter table public.file_generation_queue
   add column if not exists reason text not null default 'request',
   -- When it may run, and where it stands: run_after plus half a minute per step of priority, so that time outweighs any
-  -- priority in the end and 10 runs under load too.
-  add column if not exists run_after timestamptz not null default now(),
+  -- priority in the end and 10 runs under load too. The clock, not now(): rows of one statement have places of their own.
+  add column if not exists run_after timestamptz not null default clock_timestamp(),
   add column if not exists sort_key timestamptz not null default now(),
   -- The fence: one more with every claim, never less.
   add column if not exists attempt integer not null default 0,
   add column if not exists worker_id text,
   add column if not exists lease_until timestamptz,
   -- What the last claim found and gave to the worker.
+  add column if not exists device_hash text,
   add column if not exists plan_id uuid,
   add column if not exists plan_tools jsonb,
   add column if not exists template_version varchar(20),
@@ -195,7 +195,6 @@ alter table public.file_generation_queue
   add column if not exists usage jsonb,
   add column if not exists error_code text,
   add column if not exists error_message text,
-  add column if not exists ate_file_id uuid,
   add column if not exists claimed_at timestamptz,
   add column if not exists finished_at timestamptz;
 
@@ -214,8 +213,10 @@ create unique index if not exists file_generation_queue_one_queued on public.fil
   where status = 'queued';
 create unique index if not exists file_generation_queue_one_processing
   on public.file_generation_queue (device_id, template_id) where status = 'processing';
+-- A lease is there exactly while a job is processing. Said in other words than above, so that a probe for a device cannot
+-- become a walk over this one: to a planner without statistics both are small.
 create index if not exists file_generation_queue_lease on public.file_generation_queue (lease_until, worker_id)
-  where status = 'processing';
+  where lease_until is not null;
 create index if not exists file_generation_queue_finished on public.file_generation_queue (finished_at)
   where finished_at is not null;
 create index if not exists file_generation_queue_device on public.file_generation_queue (device_id, created_at desc);
@@ -251,7 +252,6 @@ create table if not exists public.file_generation_history (
   usage jsonb,
   error_code text,
   error_message text,
-  ate_file_id uuid,
   created_at timestamptz not null,
   claimed_at timestamptz,
   finished_at timestamptz not null

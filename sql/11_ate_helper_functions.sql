@@ -73,16 +73,17 @@ declare
   starter constant uuid := (select p.id from public.plans p where p.name = 'starter');
 begin
   return query
-  with crowd as (
-    select d.id from public.devices d where d.id = any (ate_entitlement.device_ids)
-    union
-    select s.id from public.devices d join public.devices s on s.user_id = d.user_id
-    where d.id = any (ate_entitlement.device_ids)
+  with asked as materialized (
+    select d.* from public.devices d where d.id = any (ate_entitlement.device_ids)
+  ), crowd as (
+    select a.* from asked a where a.user_id is null
+    union all
+    select s.* from (select distinct a.user_id from asked a) u join public.devices s on s.user_id = u.user_id
   ), judged as (
     select d.id, d.user_id, d.device_hash::text as device_hash, d.created_at, s.plan_id as wish,
       case when d.status = 'trial' then d.trial_ends_at else l.expires_at end as expires_at,
       case
-        when d.device_hash !~ '^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$' then 'bad_device_hash'
+        when length(d.device_hash) not between 1 and 128 or d.device_hash ~ '^[.]|[^A-Za-z0-9._-]' then 'bad_device_hash'
         when d.status = 'trial' then case when d.trial_ends_at > moment then null else 'trial_ended' end
         when d.status is distinct from 'active' then 'device_not_active'
         when s.id is null then 'no_subscription'
@@ -91,8 +92,7 @@ begin
         when l.is_valid is not true then 'licence_invalid'
         when l.expires_at <= moment then 'licence_expired'
       end as reason
-    from crowd c
-      join public.devices d on d.id = c.id
+    from crowd d
       left join public.subscriptions s on s.device_id = d.id
       left join public.licenses l on l.device_id = d.id
   ), ranked as (
@@ -165,7 +165,7 @@ begin
     -- A purchase often comes in several transactions. While a part is missing the job waits for it a little; the part that
     -- completes the purchase brings it forward.
     select e.device_id, t.id, ate_enqueue.priority, ate_enqueue.reason,
-      now() + case when e.entitled then interval '0' else interval '5 seconds' end
+      clock_timestamp() + case when e.entitled then interval '0' else interval '5 seconds' end
     from public.ate_entitlement(ate_enqueue.device_ids) e
       join public.ate_templates t on t.id = any (ate_enqueue.template_ids)
     where e.reason is distinct from 'bad_device_hash'
@@ -446,12 +446,12 @@ begin
                 where w.gone_at > moment - interval '10 seconds' and w.gone_reason = 'lost');
   if cardinality(lost) > 0 then
     ids := array(select q.id from public.file_generation_queue q
-                 where q.status = 'processing' and q.worker_id = any (lost) order by q.id for update skip locked);
+                 where q.lease_until is not null and q.worker_id = any (lost) order by q.id for update skip locked);
     perform public.ate_put_back(ids, 1, false, interval '0', 'worker_lost', 'the worker ended without a word');
   end if;
   lost := ids;
   ids := array(select q.id from public.file_generation_queue q
-               where q.status = 'processing' and q.lease_until < moment order by q.id for update skip locked);
+               where q.lease_until < moment order by q.id for update skip locked);
   if cardinality(ids) > 0 then
     perform public.ate_put_back(ids, 1, false, interval '0', 'lease_over', 'the lease ran out');
   end if;
@@ -466,6 +466,7 @@ language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   me constant text := ate_worker_tick.worker_id;
+  moment constant timestamptz := clock_timestamp();
   parts constant text[] := regexp_match(me, '^(.+)[:/ -]([0-9]{1,9})[:/ -][^:/ -]+$');
   held boolean := current_setting('atelier.worker', true) = me;
 begin
@@ -482,7 +483,8 @@ begin
     backend_pid = excluded.backend_pid, lock_held = w.lock_held and excluded.lock_held, last_seen = excluded.last_seen,
     gone_at = null, gone_reason = null;
   perform public.rescue_ate_generations();
-  perform set_config('atelier.next_tick', (extract(epoch from clock_timestamp()) + 0.25)::text, false);
+  perform set_config('atelier.next_tick', (extract(epoch from clock_timestamp())
+    + greatest(0.25, 20 * extract(epoch from clock_timestamp() - moment)))::text, false);
 end $$;
 
 create or replace function public.claim_ate_generations(worker_id text, batch_size integer default 1,
@@ -495,15 +497,17 @@ returns table (queue_id uuid, attempt integer, device_id uuid, device_hash text,
                retry_count integer, max_retries integer, reason text, queued_at timestamptz)
 language plpgsql security definer rows 50
 -- Only index walks, whatever the statistics of a table that was empty a minute ago say.
-set search_path = '' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
-set plan_cache_mode = force_generic_plan as $$
+set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   me constant text := claim_ate_generations.worker_id;
   moment timestamptz;
   until timestamptz;
+  low timestamptz;
+  mark timestamptz;
   ids uuid[];
   devices uuid[];
+  templates uuid[];
   claimed integer;
 begin
   if me is null or length(me) not between 1 and 200 then
@@ -524,20 +528,37 @@ begin
   moment := clock_timestamp();
   until := moment + lease;
   -- First lock …
-  if only_queue_id is null then
-    select array_agg(c.id), array_agg(c.device_id) into ids, devices from (
-      select q.id, q.device_id from public.file_generation_queue q
-      where q.status = 'queued' and q.run_after <= moment and not exists (
-        select from public.file_generation_queue p
-        where p.status = 'processing' and p.device_id = q.device_id and p.template_id = q.template_id)
-      order by q.sort_key limit claim_ate_generations.batch_size for update of q skip locked) c;
-  else
-    select array[c.id], array[c.device_id] into ids, devices from (
-      select q.id, q.device_id from public.file_generation_queue q
+  if only_queue_id is not null then
+    select array[c.id], array[c.device_id], array[c.template_id] into ids, devices, templates from (
+      select q.id, q.device_id, q.template_id from public.file_generation_queue q
       where q.id = claim_ate_generations.only_queue_id and q.status = 'queued' and not exists (
         select from public.file_generation_queue p
         where p.status = 'processing' and p.device_id = q.device_id and p.template_id = q.template_id)
       for update of q skip locked) c;
+  else
+    -- An old snapshot elsewhere keeps every row that was ever claimed in the index, at its start. So a session begins where
+    -- its last claim ended, and from the start again after a tenth of a second (longer where that is slow), or when it
+    -- finds nothing: more urgent jobs that came in since stand before its mark.
+    if nullif(current_setting('atelier.claim_until', true), '')::float8 > extract(epoch from moment) then
+      low := to_timestamp(nullif(current_setting('atelier.claim_mark', true), '')::float8) - interval '1 millisecond';
+    end if;
+    loop
+      select array_agg(c.id), array_agg(c.device_id), array_agg(c.template_id), max(c.sort_key)
+      into ids, devices, templates, mark from (
+        select q.id, q.device_id, q.template_id, q.sort_key from public.file_generation_queue q
+        where q.status = 'queued' and q.sort_key >= coalesce(low, '-infinity') and q.run_after <= moment
+          -- A scalar subquery is a probe of the index for each row; NOT EXISTS may become a walk over all in processing.
+          and (select p.id from public.file_generation_queue p
+               where p.status = 'processing' and p.device_id = q.device_id and p.template_id = q.template_id) is null
+        order by q.sort_key limit claim_ate_generations.batch_size for update of q skip locked) c;
+      if low is null then
+        perform set_config('atelier.claim_until', (extract(epoch from clock_timestamp())
+          + greatest(0.1, 20 * extract(epoch from clock_timestamp() - moment)))::text, false);
+      end if;
+      exit when ids is not null or low is null;
+      low := null;
+    end loop;
+    perform set_config('atelier.claim_mark', extract(epoch from mark)::text, false);
   end if;
   if ids is null then
     return;
@@ -549,16 +570,15 @@ begin
   with entitlement as materialized (
     select * from public.ate_entitlement(devices)
   ), found as materialized (
-    select x.place, q.id, e.user_id, e.device_hash, e.plan_id, e.plan_name, e.plan_tools, e.expires_at,
+    select x.place, x.id, e.user_id, e.device_hash, e.plan_id, e.plan_name, e.plan_tools, e.expires_at,
       t.name::text as template_name, t.version::text as template_version, t.template_path::text as template_path,
       t.file_structure, t.required_variables, t.container, t.runtime, t.content_sha256::text as content_sha256,
       coalesce(f.generation, 0) + 1 as generation,
       case when not t.is_active then 'template_inactive' else e.reason end as refusal
-    from unnest(ids) with ordinality x (id, place)
-      join public.file_generation_queue q on q.id = x.id
-      join entitlement e on e.device_id = q.device_id
-      join public.ate_templates t on t.id = q.template_id
-      left join public.ate_files f on f.device_id = q.device_id and f.template_id = q.template_id
+    from unnest(ids, devices, templates) with ordinality x (id, device_id, template_id, place)
+      join entitlement e on e.device_id = x.device_id
+      join public.ate_templates t on t.id = x.template_id
+      left join public.ate_files f on f.device_id = x.device_id and f.template_id = x.template_id
   ), taken as (
     update public.file_generation_queue q set
       status = case when f.refusal is null then 'processing' else 'failed' end,
@@ -567,7 +587,7 @@ begin
       stage = case when f.refusal is null then 'claimed' end,
       verdict = null, usage = null, error_code = f.refusal,
       error_message = 'not entitled: ' || f.refusal, finished_at = case when f.refusal is not null then moment end,
-      plan_id = f.plan_id, plan_tools = f.plan_tools, license_expires_at = f.expires_at,
+      device_hash = f.device_hash, plan_id = f.plan_id, plan_tools = f.plan_tools, license_expires_at = f.expires_at,
       template_version = f.template_version, container = f.container, generation = f.generation
     from found f
     where q.id = f.id
@@ -596,13 +616,12 @@ end $$;
 create or replace function public.complete_ate_generations(jobs jsonb)
 returns table (queue_id uuid, ate_file_id uuid, error text)
 language plpgsql security definer rows 50
--- Nested loops over index walks, in the order of the members: all workers lock in the same order.
-set search_path = '' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
-set plan_cache_mode = force_generic_plan as $$
+set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   moment constant timestamptz := clock_timestamp();
-  hex constant text := '^[0-9a-fA-F]{64}$';
+  -- A class of characters and a length: a counted repetition costs twenty times that.
+  no_hex constant text := '[^0-9a-fA-F]';
   id_form constant text := '^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$';
   done uuid[];
 begin
@@ -612,72 +631,56 @@ begin
   end if;
   for queue_id, ate_file_id, error in
     with raw as materialized (
-      select x.n, x.e, case
+      select x.n, x.e, x.fault, x.fault is null as good from (select x.n, x.e, case
           when jsonb_typeof(x.e) <> 'object' then 'not an object'
           when coalesce(x.e ->> 'queue_id', '') !~ id_form then 'queue_id'
           when x.e ->> 'attempt' !~ '^[0-9]{1,9}$' then 'attempt'
           when length(coalesce(x.e ->> 'file_path', '')) not between 1 and 500
-            or x.e ->> 'file_path' ~ '[[:cntrl:]\\]|(^|/)\.{0,2}(/|$)' then 'file_path'
+            or '/' || (x.e ->> 'file_path') || '/' ~ '//|/\.\.?/|[[:cntrl:]\\]' then 'file_path'
           when jsonb_typeof(x.e -> 'file_size') <> 'number' or coalesce(x.e ->> 'file_size', '') !~ '^[0-9]{1,18}$'
             then 'file_size'
-          when coalesce(x.e ->> 'checksum', '') !~ hex then 'checksum'
-          when coalesce(x.e ->> 'encryption_key_hash', '') !~ hex then 'encryption_key_hash'
+          when length(coalesce(x.e ->> 'checksum', '')) <> 64 or x.e ->> 'checksum' ~ no_hex then 'checksum'
+          when length(coalesce(x.e ->> 'encryption_key_hash', '')) <> 64 or x.e ->> 'encryption_key_hash' ~ no_hex
+            then 'encryption_key_hash'
           when jsonb_typeof(x.e -> 'generated_variables') not in ('object', 'null') then 'generated_variables'
         end as fault
-      from jsonb_array_elements(jobs) with ordinality x (e, n)
-    ), member as (
+      from jsonb_array_elements(jobs) with ordinality x (e, n)) x
+    ), member as materialized (
       select r.n, r.e, (r.e ->> 'queue_id')::uuid as queue_id, (r.e ->> 'attempt')::integer as attempt,
         row_number() over (partition by (r.e ->> 'queue_id')::uuid order by r.n) as nth
-      from raw r where r.fault is null
-    ), found as materialized (
-      select m.n, m.queue_id, q.attempt, q.device_id, q.template_id, d.device_hash,
-        coalesce(f.id, gen_random_uuid()) as file_id, f as former,
-        m.e ->> 'file_path' as file_path, (m.e ->> 'file_size')::bigint as file_size,
-        lower(m.e ->> 'checksum') as checksum, lower(m.e ->> 'encryption_key_hash') as key_hash,
-        m.e ->> 'verdict' as verdict, m.e -> 'usage' as usage,
-        coalesce(nullif(m.e -> 'generated_variables', 'null'), '{}') as made,
-        case
-          when m.nth > 1 then 'duplicate: the job is in this call already'
-          when q.id is null then 'unknown: no such job'
-          when m.attempt <> q.attempt then 'stale: attempt ' || m.attempt || ' is not the current one (' || q.attempt || ')'
-          when q.status <> 'processing' then 'not_processing: the job is ' || q.status
-        end as problem
-      from member m
-        left join public.file_generation_queue q on q.id = m.queue_id
-        left join public.devices d on d.id = q.device_id
-        left join public.ate_files f on f.device_id = q.device_id and f.template_id = q.template_id
-      order by m.queue_id
+      from raw r where r.good
     ), done as (
-      -- The conditions again: they are checked against the row as it is once it is locked.
+      -- Asking for the status would lead to an index over all that are processing; a lease is there just as long.
       update public.file_generation_queue q set
         status = 'completed', finished_at = moment, updated_at = moment, lease_until = null, stage = null,
-        ate_file_id = f.file_id, verdict = coalesce(f.verdict, q.verdict), usage = coalesce(f.usage, q.usage),
+        verdict = coalesce(m.e ->> 'verdict', q.verdict), usage = coalesce(m.e -> 'usage', q.usage),
         error_code = null, error_message = null
-      from found f
-      where q.id = f.queue_id and f.problem is null and q.status = 'processing' and q.attempt = f.attempt
-      returning f.*, q.plan_id, q.plan_tools, q.template_version, q.container, q.generation, q.license_expires_at
+      from member m
+      where q.id = m.queue_id and m.nth = 1 and q.lease_until is not null and q.attempt = coalesce(m.attempt, q.attempt)
+      returning q.id, q.device_id, q.template_id, q.device_hash, q.plan_id, q.plan_tools, q.template_version, q.container,
+        q.generation, q.license_expires_at, m.e, coalesce(nullif(m.e -> 'generated_variables', 'null'), '{}') as made
     ), retired as (
       insert into public.ate_file_versions (ate_file_id, device_id, template_id, plan_id, artifact_id, generation,
         template_version, container, tools, filename, file_path, file_size_bytes, checksum, encryption_key_hash,
         master_key_id, expires_at, created_at, retired_at)
-      select (d.former).id, d.device_id, d.template_id, (d.former).plan_id, (d.former).artifact_id, (d.former).generation,
-        (d.former).template_version, (d.former).container, (d.former).tools, (d.former).filename, (d.former).file_path,
-        (d.former).file_size_bytes, (d.former).checksum, (d.former).encryption_key_hash, (d.former).master_key_id,
-        (d.former).expires_at, (d.former).updated_at, moment
-      from done d
-      where (d.former).file_path <> d.file_path
+      select f.id, f.device_id, f.template_id, f.plan_id, f.artifact_id, f.generation, f.template_version, f.container,
+        f.tools, f.filename, f.file_path, f.file_size_bytes, f.checksum, f.encryption_key_hash, f.master_key_id,
+        f.expires_at, f.updated_at, moment
+      from done d join public.ate_files f on f.device_id = d.device_id and f.template_id = d.template_id
+      where f.file_path <> d.e ->> 'file_path'
     ), filed as (
-      insert into public.ate_files (id, device_id, template_id, plan_id, filename, file_path, file_size_bytes, checksum,
+      insert into public.ate_files (device_id, template_id, plan_id, filename, file_path, file_size_bytes, checksum,
         encryption_key_hash, generated_variables, generation_status, expires_at, created_at, updated_at, artifact_id,
         generation, template_version, container, tools, master_key_id, signer_id, is_active, queue_id)
-      select d.file_id, d.device_id, d.template_id, d.plan_id,
-        d.device_hash || '_' || floor(extract(epoch from moment)) || '.ate', d.file_path, d.file_size, d.checksum, d.key_hash,
+      select d.device_id, d.template_id, d.plan_id,
+        d.device_hash || '_' || floor(extract(epoch from moment)) || '.ate', d.e ->> 'file_path',
+        (d.e ->> 'file_size')::bigint, lower(d.e ->> 'checksum'), lower(d.e ->> 'encryption_key_hash'),
         -- Whatever a worker sends, a licence key is not kept.
         d.made - array['license_key', 'licence_key'], 'success', d.license_expires_at, moment, moment,
         case when d.made ->> 'artifact_id' ~ id_form then (d.made ->> 'artifact_id')::uuid else gen_random_uuid() end,
         d.generation, d.template_version, coalesce(d.made ->> 'container', d.container),
         case when jsonb_typeof(d.made -> 'tools') = 'array' then d.made -> 'tools' else d.plan_tools end,
-        d.made ->> 'master_key_id', d.made ->> 'signer_id', true, d.queue_id
+        d.made ->> 'master_key_id', d.made ->> 'signer_id', true, d.id
       from done d order by d.device_id, d.template_id
       on conflict (device_id, template_id) do update set
         plan_id = excluded.plan_id, filename = excluded.filename, file_path = excluded.file_path,
@@ -689,15 +692,24 @@ begin
         signer_id = excluded.signer_id, is_active = true, queue_id = excluded.queue_id
       returning id, queue_id
     ), answer as (
-      select f.n, f.queue_id, w.id as file_id, case when w.id is null then coalesce(f.problem, 'stale: changed meanwhile') end
-        as problem
-      from found f left join filed w on w.queue_id = f.queue_id and f.problem is null
+      select m.n, m.queue_id, m.attempt, m.nth, w.id as file_id, null::text as fault
+      from member m left join filed w on w.queue_id = m.queue_id and m.nth = 1
       union all
-      select r.n, case when r.fault not in ('queue_id', 'not an object') then (r.e ->> 'queue_id')::uuid end, null,
+      select r.n, case when r.fault not in ('queue_id', 'not an object') then (r.e ->> 'queue_id')::uuid end, null, 1, null,
         'malformed: ' || r.fault
-      from raw r where r.fault is not null
+      from raw r where not r.good
     )
-    select a.queue_id, a.file_id, a.problem from answer a order by a.n
+    -- Why not is asked for the few that did not go, and of the rows as they were when this began.
+    select a.queue_id, a.file_id, case when a.file_id is null then coalesce(a.fault,
+        case when a.nth > 1 then 'duplicate: the job is in this call already' end, (
+          select case
+              when q.attempt <> a.attempt then
+                'stale: attempt ' || a.attempt || ' is not the current one (' || q.attempt || ')'
+              when q.status <> 'processing' then 'not_processing: the job is ' || q.status
+              else 'stale: the job has just changed'
+            end
+          from public.file_generation_queue q where q.id = a.queue_id), 'unknown: no such job') end
+    from answer a order by a.n
   loop
     if error is null then
       done := done || queue_id;
@@ -783,7 +795,7 @@ declare
   me constant text := release_ate_generations.worker_id;
   key constant bigint := public.ate_worker_key(me);
   ids constant uuid[] := array(select q.id from public.file_generation_queue q
-                               where q.status = 'processing' and q.worker_id = me order by q.id for update);
+                               where q.lease_until is not null and q.worker_id = me order by q.id for update);
 begin
   perform public.ate_put_back(ids, 0, false, interval '0', 'released', 'the worker stopped');
   update public.ate_workers w set gone_at = clock_timestamp(), gone_reason = 'released', last_seen = clock_timestamp()
@@ -809,7 +821,7 @@ begin
       message = 'renew_ate_lease: lease: must be within one second and one day';
   end if;
   update public.file_generation_queue q set lease_until = clock_timestamp() + lease
-  where q.status = 'processing' and q.worker_id = renew_ate_lease.worker_id;
+  where q.lease_until is not null and q.worker_id = renew_ate_lease.worker_id;
   get diagnostics renewed = row_count;
   update public.ate_workers w set last_seen = clock_timestamp() where w.worker_id = renew_ate_lease.worker_id;
   return renewed;

@@ -14,7 +14,7 @@ end $$;
 -- exists is refused. requeue: build the file of every entitled device anew, behind everything that is more urgent.
 create or replace function public.publish_ate_template(name text, version text, template_path text, file_structure jsonb,
   required_variables jsonb, content_sha256 text, description text default null, runtime text default 'autotouch',
-  container text default 'ate', requeue boolean default false) returns uuid
+  container text default 'ate1', requeue boolean default false) returns uuid
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
@@ -31,7 +31,7 @@ begin
     when coalesce(jsonb_typeof(publish_ate_template.required_variables), '') <> 'array' then 'required_variables'
     when coalesce(publish_ate_template.content_sha256, '') !~ '^[0-9a-fA-F]{64}$' then 'content_sha256'
     when coalesce(publish_ate_template.runtime, '') !~ '^[a-z0-9_-]{1,40}$' then 'runtime'
-    when publish_ate_template.container is null or publish_ate_template.container not in ('ate', 'winzip-aes256')
+    when publish_ate_template.container is null or publish_ate_template.container not in ('ate1', 'winzip-aes256')
       then 'container'
   end;
   if fault is not null then
@@ -163,7 +163,7 @@ begin
     from (select * from jsonb_to_recordset(report_ate_generations.jobs)
             as x (queue_id uuid, attempt integer, stage text, verdict text, usage jsonb)
           order by x.queue_id) r
-    where q.id = r.queue_id and q.status = 'processing' and q.attempt = r.attempt
+    where q.id = r.queue_id and q.lease_until is not null and q.attempt = r.attempt
     returning q.id
   )
   select array_agg(id) into ids from reported;
@@ -240,10 +240,10 @@ begin
   )
   insert into public.file_generation_history (id, device_id, template_id, priority, status, reason, generation_params,
     retry_count, max_retries, attempt, worker_id, plan_id, template_version, generation, verdict, usage, error_code,
-    error_message, ate_file_id, created_at, claimed_at, finished_at)
+    error_message, created_at, claimed_at, finished_at)
   select g.id, g.device_id, g.template_id, g.priority, g.status, g.reason, g.generation_params, g.retry_count, g.max_retries,
     g.attempt, g.worker_id, g.plan_id, g.template_version, g.generation, g.verdict, g.usage, g.error_code, g.error_message,
-    g.ate_file_id, g.created_at, g.claimed_at, g.finished_at
+    g.created_at, g.claimed_at, g.finished_at
   from gone g
   on conflict (id) do nothing;
   get diagnostics moved = row_count;
