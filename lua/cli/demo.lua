@@ -11,6 +11,7 @@ local term = require "cli.term"
 local worker = require "workflow.worker"
 
 local M = {
+  for_people_only = true,
   example = "SERVE=0 atelier demo",
 }
 

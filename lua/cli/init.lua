@@ -4,6 +4,7 @@
 --   example   lines for the end of its help
 --   options(parser)         adds its arguments (argparse)
 --   run(args) → result table | nil, message, code
+--   for_people_only         true where --json makes no sense
 --   show(result, args)      prints the result for a person; absent where run prints itself
 -- The result may carry `warnings` ({code, message} each) and `exit` (a code other than 0).
 -- @module cli
@@ -61,7 +62,9 @@ local function build_parser(chosen)
       local command = load_command(name)
       sub:epilog("Example:\n" .. command.example:gsub("([^\n]+)", "   %1"))
       command.options(sub)
-      sub:flag("--json", "Print one JSON object on standard output.")
+      if not command.for_people_only then
+        sub:flag("--json", "Print one JSON object on standard output.")
+      end
     end
   end
   parser:epilog("`atelier COMMAND --help` tells more, with an example.\n"
@@ -78,23 +81,29 @@ local function failure(args, message, code)
   return EXIT[code] or (REFUSED[code] and 3) or 1
 end
 
+-- The one object of --json; of the warnings it has the codes, which scripts compare.
+local function print_json(result)
+  local object = { ok = true, code = "ok", message = "done" }
+  for name, value in pairs(result) do
+    object[name] = name ~= "exit" and value or nil
+  end
+  object.warnings = json.array {}
+  for i, warning in ipairs(result.warnings or {}) do
+    object.warnings[i] = warning.code
+  end
+  io.stdout:write(assert(json.encode(object)), "\n")
+end
+
 local function success(command, result, args)
   if args.json then
-    local object = { ok = true, code = "ok", message = result.message or "done", warnings = json.array {} }
-    for name, value in pairs(result) do
-      if name ~= "exit" then
-        object[name] = value
-      end
-    end
-    json.array(object.warnings)
-    io.stdout:write(assert(json.encode(object)), "\n")
-  else
-    for _, warning in ipairs(result.warnings or {}) do
-      io.stderr:write(term.yellow "atelier: warning: ", term.safe(warning.message), "\n")
-    end
-    if command.show then
-      command.show(result, args)
-    end
+    print_json(result)
+    return result.exit or 0
+  end
+  for _, warning in ipairs(result.warnings or {}) do
+    io.stderr:write(term.yellow "atelier: warning: ", term.safe(warning.message), "\n")
+  end
+  if command.show then
+    command.show(result, args)
   end
   return result.exit or 0
 end

@@ -2,6 +2,7 @@ local host = require "atelier.host"
 local line = require "atelier.line"
 
 local M = {
+  for_people_only = true,
   example = "atelier repl\n> crypto.hex(crypto.sha256 'abc')",
 }
 

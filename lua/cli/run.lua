@@ -1,4 +1,5 @@
 local M = {
+  for_people_only = true,
   example = "atelier run script.lua one two",
 }
 
