@@ -521,7 +521,7 @@ static int l_events(lua_State *L)
 static int l_timeout(lua_State *L)
 {
     const struct pg_conn *c = check_conn(L);
-    int64_t left = c->op.done ? 0 : c->op.deadline - pg_now();
+    int64_t left = c->op.done ? 0 : pg_due(c) - pg_now();
 
     if (c->op.active)
         lua_pushnumber(L, left > 0 ? (lua_Number)left / 1000 : 0);

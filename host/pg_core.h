@@ -42,6 +42,7 @@ enum pg_phase {
     PG_NOTIFY    /* a notification is awaited */
 };
 
+#define PG_CANCEL_AGAIN 250 /* ms: a request that comes before its statement has begun does nothing */
 #define PG_NOTICES_MAX 100 /* a runaway RAISE NOTICE must not eat the memory */
 
 struct pg_op {
@@ -49,6 +50,7 @@ struct pg_op {
     const char *name;      /* for messages */
     unsigned generation;   /* tells a stale resume from a due one */
     int64_t deadline;      /* monotonic milliseconds */
+    int64_t cancel_again;  /* when to repeat a cancel request that had no effect */
     short events;          /* what poll should wait for */
     unsigned char active;  /* begun and not yet ended */
     unsigned char done;    /* nothing more to wait for */
@@ -417,6 +419,7 @@ static void pg_give_up(struct pg_conn *c)
 {
     if (PQtransactionStatus(c->pg) == PQTRANS_ACTIVE || c->op.pipeline)
         c->cancel = pg_cancel_start(c->pg);
+    c->op.cancel_again = pg_now() + PG_CANCEL_AGAIN;
     c->op.expired = 1;
     c->op.copy = 0;
     c->op.phase = PG_BUSY;
@@ -434,6 +437,16 @@ static int pg_expire(struct pg_conn *c)
         return pg_lose(c, "timeout", "", "no answer in time, nor to the cancel request: connection given up");
     pg_give_up(c);
     return 0;
+}
+
+/* The request was taken, and still the statement runs: it came too early. */
+static void pg_cancel_repeat(struct pg_conn *c)
+{
+    if (c->cancel == NULL || pg_now() < c->op.cancel_again || !pg_cancel_wait(c->cancel, 0))
+        return;
+    pg_cancel_drop(c->cancel);
+    c->cancel = pg_cancel_start(c->pg);
+    c->op.cancel_again = pg_now() + PG_CANCEL_AGAIN;
 }
 
 /*
@@ -478,9 +491,17 @@ static int pg_step(struct pg_conn *c)
         c->op.done = (unsigned char)pg_advance(c);
     if (!c->op.done && pg_now() >= c->op.deadline)
         c->op.done = (unsigned char)(pg_expire(c) || pg_advance(c));
-    if (c->op.done && c->cancel != NULL)
+    if (!c->op.done)
+        pg_cancel_repeat(c);
+    else if (c->cancel != NULL)
         pg_settle(c);
     return c->op.done;
+}
+
+/* When the operation wants to be stepped even though its socket is silent. */
+static int64_t pg_due(const struct pg_conn *c)
+{
+    return c->cancel != NULL && c->op.cancel_again < c->op.deadline ? c->op.cancel_again : c->op.deadline;
 }
 
 /* Waits for the socket, at most until the deadline and at most `limit` ms. Returns whether it is ready. */
@@ -495,7 +516,7 @@ static int pg_poll(const struct pg_conn *c, int64_t limit)
     p.fd = PQsocket(c->pg);
     if (c->op.active && !c->op.done) {
         p.events = c->op.events;
-        until = c->op.deadline < until ? c->op.deadline : until;
+        until = pg_due(c) < until ? pg_due(c) : until;
     }
     do {
         int64_t left = until - pg_now();

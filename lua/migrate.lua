@@ -80,7 +80,7 @@ local function run_text(conn, file)
   if not done then
     local failure = conn:last_error()
     return problem(code, "%s: line %d: %s", file.name, line_of(file.text, failure.position),
-      failure.message or message)
+      (message:gsub("^exec: ", "")))
   end
   if conn:status() ~= "transaction" then
     return problem("migration", "%s: a migration must not begin or end a transaction", file.name)

@@ -45,7 +45,9 @@ select exists (
   select from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
   where n.nspname = 'auth' and p.proname = 'uid' and p.pronargs = 0
     and pg_catalog.pg_get_userbyid(n.nspowner) <> current_user
-) and 3 = (select count(*) from pg_catalog.pg_roles where rolname in ('anon', 'authenticated', 'service_role')) as found]]
+) and 3 = (
+  select count(*) from pg_catalog.pg_roles where rolname in ('anon', 'authenticated', 'service_role')
+) as found]]
 
 --- Records a file: $1 its name, $2 its checksum.
 M.RECORD = [[

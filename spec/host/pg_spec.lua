@@ -44,6 +44,14 @@ describe("atelier.pg", function()
     return turns, table.unpack(result, 2, result.n)
   end
 
+  -- Waits until the server sleeps for the connection: a cancel before that would do nothing.
+  local function asleep(c)
+    local sql = "select count(*) as n from pg_stat_activity where pid = $1 and wait_event = 'PgSleep'"
+    while assert(conn:query(sql, { c:backend_pid() }))[1].n == 0 do
+      c:step()
+    end
+  end
+
   setup(function()
     url = support.database("pg")
     support.run(url, "create table t (a int primary key, b text)")
@@ -111,7 +119,7 @@ describe("atelier.pg", function()
     it("gives up in time on a server that does not answer", function()
       local socket, unistd = require "posix.sys.socket", require "posix.unistd"
       local dir = support.host() .. "/silent"
-      assert(os.execute("mkdir -p " .. dir))
+      assert(require("posix.sys.stat").mkdir(dir))
       local fd = assert(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0))
       assert(socket.bind(fd, { family = socket.AF_UNIX, path = dir .. "/.s.PGSQL.5432" }))
       assert(socket.listen(fd, 5))
@@ -119,6 +127,7 @@ describe("atelier.pg", function()
       assert.equal("connect: no connection in time", message)
       unistd.close(fd)
       os.remove(dir .. "/.s.PGSQL.5432")
+      os.remove(dir)
     end)
 
     it("yields in a coroutine", function()
@@ -858,9 +867,10 @@ describe("atelier.pg", function()
 
     -- Stops a process of the server while f runs.
     local function stopped(pid, f)
-      assert(os.execute("kill -STOP " .. pid))
+      local signal = require "posix.signal"
+      assert(signal.kill(pid, signal.SIGSTOP))
       local ok, message = pcall(f)
-      assert(os.execute("kill -CONT " .. pid))
+      assert(signal.kill(pid, signal.SIGCONT))
       assert(ok, message)
     end
 
@@ -904,6 +914,7 @@ describe("atelier.pg", function()
       local c = connect { yield = true }
       local co = coroutine.create(function() return c:query "select pg_sleep(10)" end)
       coroutine.resume(co)
+      asleep(c)
       assert.is_true(c:cancel())
       local _, result, _, code = drive(co, c)
       assert.is_nil(result)
@@ -1090,6 +1101,7 @@ describe("atelier.pg", function()
 
     it("a stale resume after that changes nothing", function()
       local co = start "select pg_sleep(10)"
+      asleep(c)
       assert.is_true(c:cancel())
       while not c:step() do c:wait(5) end
       local ok, result, _, code = coroutine.resume(co)

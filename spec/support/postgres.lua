@@ -13,7 +13,6 @@ local KEY = "atelier.spec.postgres"
 local KEEPER = [[
 set -eu
 dir=$1
-unset LD_PRELOAD ASAN_OPTIONS UBSAN_OPTIONS LSAN_OPTIONS LUA_INIT || true
 bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -t/ -k5 -V | tail -n 1)
 [ -n "$bin" ] || bin=$(dirname "$(command -v initdb)")
 as() { "$@"; }
@@ -39,8 +38,11 @@ if start >"$dir/start" 2>&1; then echo ready >"$dir/fifo"; else cat "$dir/start"
 cat >/dev/null
 ]]
 
+-- A sanitizer that is preloaded into this process is no business of the tools.
+local CLEAN = "exec env -u LD_PRELOAD "
+
 local function run(command)
-  local pipe = assert(io.popen(command, "r"))
+  local pipe = assert(io.popen(CLEAN .. command, "r"))
   local output = pipe:read("a"):gsub("%s+$", "")
   assert(pipe:close(), command)
   return output
@@ -48,11 +50,12 @@ end
 
 local function start()
   local dir = run("mktemp -d /tmp/atelier-spec.XXXXXX")
-  run(("chmod 755 %s && mkfifo %s/fifo"):format(dir, dir))
+  run("chmod 755 " .. dir)
+  run(("mkfifo %s/fifo"):format(dir))
   local script = assert(io.open(dir .. "/keeper", "w"))
   script:write(KEEPER)
   script:close()
-  local keeper = assert(io.popen(("exec sh %s/keeper %s"):format(dir, dir), "w"))
+  local keeper = assert(io.popen((CLEAN .. "sh %s/keeper %s"):format(dir, dir), "w"))
   local fifo = assert(io.open(dir .. "/fifo", "r"))
   local answer = fifo:read("a")
   fifo:close()
