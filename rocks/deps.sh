@@ -107,7 +107,8 @@ as_root() {
   elif has_command sudo; then
     sudo "$@"
   else
-    die "installing needs root, and there is no sudo: run 'rocks/deps.sh $level' as root once"
+    die "missing: $(missing | column 1 | tr '\n' ' ')- installing needs root, and there is no sudo:" \
+      "run 'rocks/deps.sh $level' as root once"
   fi
 }
 
@@ -121,7 +122,7 @@ trap 'exit 143' TERM
 # Runs a command quietly; shows the end of what it said when it fails.
 quietly() {
   if "$@" >"$scratch/log" 2>&1 </dev/null; then return 0; fi
-  sed 's/^/  | /' "$scratch/log" | tail -n 15 >&2
+  sed 's/^/  | /' "$scratch/log" | tail -n 6 >&2
   return 1
 }
 
@@ -169,12 +170,12 @@ lua_posix_of_next_release() {
       printf 'Architectures: %s\nLanguages: none\nTargets: Packages\n' "$(dpkg --print-architecture)"
       if [ -n "$key" ]; then printf 'Signed-By: %s\n' "$key"; fi
     } >"$scratch/next.sources"
-    if next_release_apt update >"$scratch/log" 2>&1; then
+    if next_release_apt update >"$scratch/log" 2>&1 </dev/null; then
       quietly apt --no-install-recommends install lua-bit32 && quietly next_release_apt install lua-posix
       return
     fi
   done
-  sed 's/^/  | /' "$scratch/log" | tail -n 15 >&2
+  sed 's/^/  | /' "$scratch/log" | tail -n 6 >&2
   return 1
 }
 
@@ -226,10 +227,9 @@ started=$(date +%s)
 as_root true
 scratch=$(mktemp -d)
 chmod 755 "$scratch" # apt drops to its own user to download
-if has_command apt-get; then
-  install_with_apt || say "the package registry did not give everything"
+if ! has_command apt-get || install_with_apt; then
+  install_with_luarocks
 fi
-install_with_luarocks
 
 left=$(missing | column 1 | tr '\n' ' ')
 if [ -n "$left" ]; then
