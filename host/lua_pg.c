@@ -441,7 +441,7 @@ static int finish_notifications(lua_State *L, struct pg_conn *c)
 }
 
 /***
- * Waits for notifications on the channels listened on.
+ * Waits for notifications on the channels listened on. A signal that the program handles ends the wait.
  * @function conn:notifications
  * @tparam[opt] number timeout in seconds; 0, the default, takes what is there
  * @tparam[opt] table options `yield`
@@ -553,7 +553,7 @@ static int l_wait(lua_State *L)
     const struct pg_conn *c = check_conn(L);
     int64_t ms = check_seconds(L, 2, luaL_optnumber(L, 2, PG_TIMEOUT_CALL), 0);
 
-    lua_pushboolean(L, pg_poll(c, ms));
+    lua_pushboolean(L, pg_poll(c, ms) > 0);
     return 1;
 }
 

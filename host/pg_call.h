@@ -156,7 +156,8 @@ static int await(lua_State *L, struct pg_conn *c)
         int n;
         while (!pg_step(c)) {
             if (!c->op.yields) {
-                pg_poll(c, PG_TIMEOUT_MAX * 1000);
+                if (pg_poll(c, (int64_t)(PG_TIMEOUT_MAX * 1000)) < 0)
+                    c->op.deadline = 0; /* a wait for notifications ends now, with what there is */
                 continue;
             }
             c->op.top = lua_gettop(L);

@@ -504,7 +504,10 @@ static int64_t pg_due(const struct pg_conn *c)
     return c->cancel != NULL && c->op.cancel_again < c->op.deadline ? c->op.cancel_again : c->op.deadline;
 }
 
-/* Waits for the socket, at most until the deadline and at most `limit` ms. Returns whether it is ready. */
+/*
+ * Waits for the socket, at most until the operation is due and at most `limit` ms. Returns 1 when it is
+ * ready, 0 when not, -1 when a signal ended a wait for notifications: the program may have to stop.
+ */
 static int pg_poll(const struct pg_conn *c, int64_t limit)
 {
     struct pollfd p = {.fd = -1, .events = POLLIN};
@@ -521,8 +524,8 @@ static int pg_poll(const struct pg_conn *c, int64_t limit)
     do {
         int64_t left = until - pg_now();
         ready = poll(&p, 1, left <= 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
-    } while (ready < 0 && errno == EINTR);
-    return ready != 0;
+    } while (ready < 0 && errno == EINTR && c->op.phase != PG_NOTIFY);
+    return ready < 0 && errno != EINTR ? 1 : ready;
 }
 
 /* Opens the next stage of an operation: something has been queued, and the socket is to be waited for. */

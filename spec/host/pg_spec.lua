@@ -805,6 +805,23 @@ describe("atelier.pg", function()
       refused("connection", conn:notifications(5))
     end)
 
+    it("stop waiting when a signal comes", function()
+      local signal, unistd, wait = require "posix.signal", require "posix.unistd", require "posix.sys.wait"
+      local parent = unistd.getpid()
+      local old = signal.signal(signal.SIGUSR1, function() end)
+      local child = unistd.fork()
+      if child == 0 then
+        while signal.kill(parent, signal.SIGUSR1) do end
+        unistd._exit(0)
+      end
+      local list = conn:notifications(60)
+      signal.kill(child, signal.SIGKILL)
+      wait.wait(child)
+      signal.signal(signal.SIGUSR1, old)
+      assert.same({}, list)
+      assert.equal(1, value "1")
+    end)
+
     it("take a channel of 1 to 63 bytes", function()
       raises("1 to 63", conn.listen, conn, "")
       raises("1 to 63", conn.listen, conn, ("x"):rep(64))
