@@ -66,6 +66,7 @@ demo: ## install, build, make and open a real file for each plan (SERVE=0: and e
 test: ## install what is missing, build, run every spec
 	$(Q)$(if $(SKIP_DEPS),,rocks/deps.sh test)
 	$(Q)$(MAKE) --no-print-directory build
+	$(Q)$(if $(SANITIZE),$(MAKE) --no-print-directory SANITIZE= modules)
 	$(Q)$(SANENV) $(ATELIER) run spec/run.lua $(SPEC)
 
 check: build ## static checks: luacheck over every Lua file
