@@ -299,12 +299,14 @@ static int l_transaction(lua_State *L)
 
     luaL_checktype(L, 2, LUA_TFUNCTION);
     call = check_call(L, c, 3);
-    if (c->pg != NULL && !c->op.active && PQtransactionStatus(c->pg) != PQTRANS_IDLE)
-        return luaL_error(L, "transaction: the connection is in a transaction already");
     lua_settop(L, 2);
     lua_pushinteger(L, (lua_Integer)pack_call(&call));
     if ((n = begin(L, c, "transaction", &call)) != 0)
         return n;
+    if (PQtransactionStatus(c->pg) != PQTRANS_IDLE) {
+        pg_end(c);
+        return luaL_error(L, "transaction: the connection is in a transaction already");
+    }
     return sent(L, c, PQsendQuery(c->pg, "begin"), finish_begin);
 }
 
@@ -852,7 +854,7 @@ static void new_class(lua_State *L, const char *name, const luaL_Reg *meta, cons
     lua_pop(L, 1);
 }
 
-/* The waiting coroutines are held weakly, or a dead one could never be told from one that waits. */
+/* Coroutines are held weakly, or a dead one could never be told from one that waits. */
 static void new_waiting_table(lua_State *L)
 {
     lua_newtable(L);

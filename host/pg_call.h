@@ -22,7 +22,7 @@
 
 enum { PG_AGAIN = -1 }; /* a finish function began a further stage */
 
-static const char pg_waiting_key = 0; /* registry: conn address → the coroutine that waits, weakly */
+static const char pg_waiting_key = 0; /* registry: address in a connection → coroutine, weakly */
 
 /* ==== arguments ================================================================================= */
 
@@ -113,26 +113,45 @@ static int refuse_copy(lua_State *L, const struct pg_conn *c)
 
 /* ==== waiting =================================================================================== */
 
-/* Notes which coroutine waits, weakly: if it dies, its operation can be told to be nobody's. */
-static void remember_waiting(lua_State *L, const struct pg_conn *c)
+/*
+ * Two facts are kept per connection, by two addresses inside it: which coroutine waits for its operation,
+ * and which one is inside conn:transaction. Weakly: if that one dies, nobody is.
+ */
+static const void *waiting_key(const struct pg_conn *c)
+{
+    return &c->op;
+}
+
+static const void *transaction_key(const struct pg_conn *c)
+{
+    return &c->in_transaction;
+}
+
+static void remember_coroutine(lua_State *L, const void *key)
 {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &pg_waiting_key);
     lua_pushthread(L);
-    lua_rawsetp(L, -2, c);
+    lua_rawsetp(L, -2, key);
     lua_pop(L, 1);
 }
 
-static int still_waiting(lua_State *L, const struct pg_conn *c)
+/* Whether it can still go on: suspended, or running (itself or what it resumed). */
+static int is_alive(lua_State *L, lua_State *co)
+{
+    lua_Debug ar;
+    return co != NULL && (co == L || lua_status(co) == LUA_YIELD || (lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar)));
+}
+
+/* The coroutine that was remembered, or NULL when it is dead. */
+static lua_State *recall_coroutine(lua_State *L, const void *key)
 {
     lua_State *co;
-    int alive;
 
     lua_rawgetp(L, LUA_REGISTRYINDEX, &pg_waiting_key);
-    lua_rawgetp(L, -1, c);
+    lua_rawgetp(L, -1, key);
     co = lua_tothread(L, -1);
-    alive = co != NULL && (co == L || lua_status(co) == LUA_YIELD);
     lua_pop(L, 2);
-    return alive;
+    return is_alive(L, co) ? co : NULL;
 }
 
 static int await(lua_State *L, struct pg_conn *c);
@@ -161,7 +180,7 @@ static int await(lua_State *L, struct pg_conn *c)
                 continue;
             }
             c->op.top = lua_gettop(L);
-            remember_waiting(L, c);
+            remember_coroutine(L, waiting_key(c));
             lua_pushvalue(L, 1);
             return lua_yieldk(L, 1, (lua_KContext)c->op.generation, resumed);
         }
@@ -174,17 +193,35 @@ static int await(lua_State *L, struct pg_conn *c)
 /* Raises when another operation is under way; recovers from one whose coroutine died. */
 static void make_free(lua_State *L, struct pg_conn *c)
 {
-    if (!c->op.active && !c->op.calling)
-        return;
-    if (c->op.calling || (c->op.yields && still_waiting(L, c)))
+    if (c->op.calling || (c->op.active && c->op.yields && recall_coroutine(L, waiting_key(c)) != NULL))
         luaL_error(L, "connection is busy with another operation");
-    pg_abandon(c);
+    if (c->op.active) {
+        pg_abandon(c);
+        pg_roll_back(c);
+    }
+}
+
+/* The same for transactions: others stay out of one, and an abandoned one is undone. */
+static void leave_transaction(lua_State *L, struct pg_conn *c)
+{
+    lua_State *owner;
+
+    if (!c->in_transaction)
+        return;
+    owner = recall_coroutine(L, transaction_key(c));
+    if (owner == NULL)
+        pg_roll_back(c);
+    else if (owner != L && lua_status(owner) == LUA_YIELD)
+        luaL_error(L, "connection is busy with another coroutine's transaction");
 }
 
 /* Begins an operation and returns 0, or pushes why it cannot be begun and returns 3. All arguments are checked. */
 static int begin(lua_State *L, struct pg_conn *c, const char *name, const struct pg_call *call)
 {
-    make_free(L, c);
+    if (c->owner == getpid()) {
+        make_free(L, c);
+        leave_transaction(L, c);
+    }
     if (c->state == PG_OPEN && c->owner != getpid())
         return fail(L, "connection", "%s: the connection belongs to the parent process", name);
     if (c->state == PG_LOST)

@@ -75,6 +75,7 @@ struct pg_conn {
     enum pg_state state;
     int yields;
     int cancel_ms;           /* how long a cancel may take */
+    int in_transaction;      /* inside the function of conn:transaction */
     struct pg_op op;
     struct pg_cancel *cancel;
     PGresult **results;
@@ -563,6 +564,23 @@ static void pg_abandon(struct pg_conn *c)
         while (!pg_step(c))
             pg_poll(c, c->cancel_ms);
     }
+    pg_end(c);
+}
+
+/* Undoes a transaction whose owner is gone, lest the next caller's work end in it; blocks for cancel_ms at most. */
+static void pg_roll_back(struct pg_conn *c)
+{
+    c->in_transaction = 0;
+    if (c->pg == NULL || PQtransactionStatus(c->pg) == PQTRANS_IDLE)
+        return;
+    pg_begin(c, "rollback", c->cancel_ms);
+    pg_stage(c, PG_BUSY, NULL);
+    if (!PQsendQuery(c->pg, "rollback"))
+        pg_broken(c);
+    while (!pg_step(c))
+        pg_poll(c, c->cancel_ms);
+    if (c->pg != NULL && PQtransactionStatus(c->pg) != PQTRANS_IDLE)
+        pg_lose(c, "connection", "", "an abandoned transaction could not be rolled back");
     pg_end(c);
 }
 

@@ -49,6 +49,7 @@ static int end_transaction(lua_State *L, int raised, struct pg_conn *c, const st
         lua_pushboolean(L, 1);
         lua_replace(L, 2);
     }
+    c->in_transaction = 0;
     lua_pushboolean(L, commit);
     lua_replace(L, 3);
     if (c->state == PG_OPEN && begin(L, c, "transaction", call) == 0)
@@ -82,6 +83,8 @@ static int finish_begin(lua_State *L, struct pg_conn *c)
     pg_drop_results(c);
     if (failed(c))
         return push_failure(L, c);
+    remember_coroutine(L, transaction_key(c));
+    c->in_transaction = 1;
     lua_pushvalue(L, 2);
     lua_pushvalue(L, 1);
     return transaction_called(L, lua_pcallk(L, 1, LUA_MULTRET, 0, packed, transaction_called), packed);

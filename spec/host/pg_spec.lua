@@ -1116,6 +1116,38 @@ describe("atelier.pg", function()
       assert.equal(5, c:query("select 5 as v")[1].v)
     end)
 
+    it("one that dies inside a transaction leaves nothing of it", function()
+      local function inside(wait)
+        local co = coroutine.create(function()
+          c:transaction(function()
+            assert(c:query("insert into t values (88)", nil, { yield = false }))
+            wait()
+          end, { yield = false })
+        end)
+        assert(coroutine.resume(co))
+        return co
+      end
+      local function count() return c:query("select count(*) as n from t where a = 88")[1].n end
+      local co = inside(coroutine.yield)
+      raises("another coroutine's transaction", c.query, c, "select 1")
+      raises("another coroutine's transaction", c.transaction, c, print)
+      coroutine.close(co)
+      assert.equal(0, count())
+      co = inside(function() c:query "select pg_sleep(10)" end)
+      raises("busy", c.query, c, "select 1")
+      coroutine.close(co)
+      assert.equal(0, count())
+      inside(coroutine.yield)
+      collectgarbage()
+      collectgarbage()
+      assert.equal(0, count())
+      assert.equal("idle", c:status())
+      -- What the function itself resumes is inside too.
+      assert.equal(1, conn:transaction(function()
+        return coroutine.wrap(function() return conn:query("select 1 as v")[1].v end)()
+      end))
+    end)
+
     it("a stale resume after that changes nothing", function()
       local co = start "select pg_sleep(10)"
       asleep(c)
