@@ -55,7 +55,8 @@ static const char *check_text(lua_State *L, int arg)
 
 static int64_t check_seconds(lua_State *L, int arg, lua_Number seconds, lua_Number least)
 {
-    luaL_argcheck(L, seconds >= least && seconds <= PG_TIMEOUT_MAX, arg, "timeout must be a positive number of seconds");
+    luaL_argcheck(L, seconds >= least && seconds <= PG_TIMEOUT_MAX, arg,
+                  "timeout must be a positive number of seconds");
     return (int64_t)(seconds * 1000 + 0.5);
 }
 
@@ -139,7 +140,10 @@ static void remember_coroutine(lua_State *L, const void *key)
 static int is_alive(lua_State *L, lua_State *co)
 {
     lua_Debug ar;
-    return co != NULL && (co == L || lua_status(co) == LUA_YIELD || (lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar)));
+
+    if (co == NULL || co == L)
+        return co != NULL;
+    return lua_status(co) == LUA_YIELD || (lua_status(co) == LUA_OK && lua_getstack(co, 0, &ar));
 }
 
 /* The coroutine that was remembered, or NULL when it is dead. */
