@@ -70,7 +70,8 @@ local function encrypt(source, path, bare)
   local writer <close> = zip.writer(path)
   local room = IN_MEMORY
   for _, entry in ipairs(reader:entries()) do
-    local ok, why, symbol = add(writer, reader, entry, { password = licence.format(bare) }, room)
+    local options = { password = licence.format(bare), method = entry.method }
+    local ok, why, symbol = add(writer, reader, entry, options, room)
     if not ok then return nil, why, symbol end
     if entry.size <= room then room = room - entry.size end
   end

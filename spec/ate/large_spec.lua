@@ -10,9 +10,9 @@ local SIZE = 128 << 20
 local ALLOWED = 64 << 10 -- KiB
 
 -- Runs Lua in a process of its own and gives what it printed, the last line being its peak memory in KiB.
-local function child(folder, body)
+local function child(folder, ...)
   local script = tmp.write(folder .. "/child.lua", ("package.path, package.cpath = %q, %q\n"):format(package.path,
-    package.cpath), 'local forge, open = require "spec.ate.support.forge", require "ate.open"\n', body, [[
+    package.cpath), 'local forge, open = require "spec.ate.support.forge", require "ate.open"\n', table.concat { ... }, [[
 
     for line in io.lines("/proc/self/status") do
       local peak = line:match("^VmHWM:%s*(%d+)")
@@ -129,6 +129,26 @@ describe("a large file", function()
     local before = tmp.list(folder)
     assert.equal("bad_archive\n", child(folder, ("local FOLDER = %q\n"):format(folder) .. OPEN))
     assert.equal(before, tmp.list(folder))
+  end)
+
+  it("of the winzip-aes256 form is sealed and opened in constant memory too", function()
+    local folder = tmp.folder()
+    assert(stat.mkdir(folder .. "/scratch"))
+    local asset = assert(io.open(folder .. "/asset", "wb"))
+    asset:seek("set", (12 << 20) - 3)
+    assert(asset:write("end"))
+    asset:close()
+    local w = zip.writer(folder .. "/big.zip")
+    for i = 1, 8 do assert(w:add_file("asset" .. i, folder .. "/asset", { method = "store" })) end
+    assert(w:close())
+    child(folder, ("local FOLDER = %q\n"):format(folder), [[
+      assert(require("ate.winzip").seal_file {
+        archive_path = FOLDER .. "/big.zip", path = FOLDER .. "/big.ate", licence = forge.LICENCE,
+      })
+      assert(open.open(FOLDER .. "/big.ate", { device_hash = "x", licence = forge.LICENCE, extract = FOLDER .. "/out" }))
+    ]])
+    assert.equal(0, (tmp.run(("cmp %s/asset %s/out/asset8"):format(folder, folder))))
+    assert.equal("", tmp.list(folder .. "/scratch"))
   end)
 
   it("needs scratch space, and says so", function()
