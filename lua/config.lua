@@ -17,7 +17,6 @@ M.keys = {
   { "worker_batch", "integer", 32, nil, "most jobs that a worker claims at once" },
   { "worker_lease", "number", 60, nil, "seconds until a silent worker's jobs go to another" },
   { "worker_kits", "integer", 16, nil, "most (template, plan) pairs that a worker keeps prepared" },
-  { "stream_above", "integer", 8 * 1024 * 1024, nil, "bytes of archive above which a bundle is built in files" },
   { "log_level", "string", "info", "ATELIER_LOG", "debug, info, warn or error" },
   { "log_format", "string", "text", "ATELIER_LOG_FORMAT", "text or json" },
 }

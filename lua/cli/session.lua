@@ -32,7 +32,12 @@ function Session:open_url()
   if self.config.database_url then
     return self.config.database_url
   end
-  local private, message, code = require("postgres").ensure { dir = self.config.state_dir .. "/postgres" }
+  local private, message, code = require("postgres").ensure {
+    dir = self.config.state_dir .. "/postgres",
+    say = function(sentence)
+      io.stderr:write("atelier: ", sentence, "\n")
+    end,
+  }
   return private and private.url, message, code
 end
 

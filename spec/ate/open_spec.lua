@@ -340,7 +340,7 @@ describe("an .ate file", function()
       if not inside then add(good:sub(1, at - 1) .. string.char(good:byte(at) ~ 0x81) .. good:sub(at + 1)) end
     end
     local list = tmp.write(folder .. "/cases.json", json.encode(json.array(cases)))
-    local code, output = tmp.run("node spec/ate/openers/run.mjs " .. list)
+    local code, output = tmp.run("node --no-warnings spec/ate/openers/run.mjs " .. list)
     assert.equal(0, code, output)
     for i, found in ipairs(assert(json.decode(output))) do
       assert.equal(expected[i], found.node.code or "opened", "node, case " .. i)

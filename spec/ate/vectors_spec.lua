@@ -97,7 +97,7 @@ describe("the published vectors", function()
     end
     for _, one in ipairs(vectors.refused) do add(changed(one), one, vectors.signer.public, { code = one.code }) end
     local path = tmp.write(tmp.folder() .. "/cases.json", json.encode(json.array(cases)))
-    local code, output = tmp.run("node spec/ate/openers/run.mjs " .. path)
+    local code, output = tmp.run("node --no-warnings spec/ate/openers/run.mjs " .. path)
     assert.equal(0, code, output)
     for i, found in ipairs(assert(json.decode(output))) do
       assert.same(expected[i], found.node, "node, case " .. i)
@@ -107,7 +107,7 @@ describe("the published vectors", function()
 
   it("open on the command line of the opener for Node", function()
     local one, folder = vectors.files[1], tmp.folder()
-    local command = ("node spec/ate/openers/open-node.mjs %s/%s %s %s")
+    local command = ("node --no-warnings spec/ate/openers/open-node.mjs %s/%s %s %s")
       :format(FOLDER, one.file, one.device_hash, one.licence)
     assert.same({ 0, "" }, { tmp.run(("%s %s > %s/out.zip"):format(command, vectors.signer.public, folder)) })
     assert.equal(crypto.base64_decode(vectors.archive), tmp.read(folder .. "/out.zip"))

@@ -1,5 +1,6 @@
 local fs = require "atelier.fs"
 local oom = require "oom"
+local program = require "spec.support.program"
 
 local function read(path)
   local file = io.open(path, "rb")
@@ -150,8 +151,9 @@ describe("atelier.fs on a full file system", function()
   it("fails the put and leaves no file", function()
     local dir = os.tmpname()
     os.remove(dir)
-    assert(os.execute("mkdir '" .. dir .. "' && mount -t tmpfs -o size=64k tmpfs '" .. dir .. "'"))
-    finally(function() os.execute("umount '" .. dir .. "' && rmdir '" .. dir .. "'") end)
+    assert(os.execute("mkdir '" .. dir .. "'"))
+    program.mount(dir, "size=64k")
+    finally(function() program.unmount(dir) os.remove(dir) end)
     local pool <close> = assert(fs.pool(dir, 2))
     local ok, message, code = pool:wait(assert(pool:put("big", { ("x"):rep(200000) })))
     assert.is_nil(ok)

@@ -28,6 +28,20 @@ function M.remove(path)
   os.execute("rm -rf " .. quote(path))
 end
 
+-- Mounting is root's; everybody else needs the right to become it, as for `make deps`.
+local sudo = require("posix.unistd").geteuid() == 0 and "" or "sudo -n "
+
+--- Mounts a small file system in memory, open to all, or changes its options.
+-- @tparam string path
+-- @tparam string options as of mount(8), like "size=64k"
+function M.mount(path, options)
+  assert(os.execute(("%smount -t tmpfs -o %s,mode=777 tmpfs %s"):format(sudo, options, quote(path))))
+end
+
+function M.unmount(path)
+  assert(os.execute(("%sumount %s"):format(sudo, quote(path))))
+end
+
 --- Runs a shell command.
 -- @tparam string command
 -- @treturn integer exit code
