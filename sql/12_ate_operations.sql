@@ -30,9 +30,8 @@ begin
     when coalesce(jsonb_typeof(publish_ate_template.file_structure), '') <> 'array' then 'file_structure'
     when coalesce(jsonb_typeof(publish_ate_template.required_variables), '') <> 'array' then 'required_variables'
     when coalesce(publish_ate_template.content_sha256, '') !~ '^[0-9a-fA-F]{64}$' then 'content_sha256'
-    when coalesce(publish_ate_template.runtime, '') !~ '^[a-z0-9_-]{1,40}$' then 'runtime'
-    when publish_ate_template.container is null or publish_ate_template.container not in ('ate1', 'winzip-aes256')
-      then 'container'
+    when publish_ate_template.runtime !~ '^[a-z0-9_-]{1,40}$' then 'runtime'
+    when publish_ate_template.container not in ('ate1', 'winzip-aes256') then 'container'
   end;
   if fault is not null then
     raise exception using errcode = 'AT008', detail = fault, hint = 'Check the template''s manifest.',
@@ -50,8 +49,9 @@ begin
     insert into public.ate_template_versions (template_id, version, template_path, file_structure, required_variables,
       description, runtime, container, content_sha256)
     values (template, publish_ate_template.version, publish_ate_template.template_path, publish_ate_template.file_structure,
-      publish_ate_template.required_variables, publish_ate_template.description, publish_ate_template.runtime,
-      publish_ate_template.container, lower(publish_ate_template.content_sha256));
+      publish_ate_template.required_variables, publish_ate_template.description,
+      coalesce(publish_ate_template.runtime, 'autotouch'), coalesce(publish_ate_template.container, 'ate1'),
+      lower(publish_ate_template.content_sha256));
   elsif known <> lower(publish_ate_template.content_sha256) then
     raise exception using errcode = 'AT009', detail = 'version_exists', hint = 'Give changed content a new version.',
       message = format('publish_ate_template: template %s: version %s was published with other content',

@@ -1,0 +1,158 @@
+local database = require "spec.sql.database"
+local pg = require "atelier.pg"
+local support = require "spec.support.postgres"
+
+local function dump(conninfo)
+  local command = ("pg_dump -s -h %s -U postgres %s"):format(support.host(), conninfo:match "dbname=(%S+)")
+  local pipe = assert(io.popen("exec env -u LD_PRELOAD " .. command, "r"))
+  -- Newer ones write a random word at both ends.
+  local text = pipe:read("a"):gsub("\\[un]*restrict [^\n]*", "")
+  assert(pipe:close())
+  return text
+end
+
+local function project(...)
+  local conninfo = support.database "project"
+  database.fixture(conninfo, "supabase")
+  for _, name in ipairs { ... } do
+    database.fixture(conninfo, name)
+  end
+  return conninfo, (conninfo:gsub("user=postgres", "user=project"))
+end
+
+describe("the migrations", function()
+  local sessions = {}
+
+  local function session(conninfo)
+    local s = database.session(conninfo)
+    sessions[#sessions + 1] = s
+    return s
+  end
+
+  after_each(function()
+    for _, s in ipairs(sessions) do
+      s:close()
+    end
+    sessions = {}
+    collectgarbage()
+    collectgarbage()
+    assert.equal(0, pg.live_handles())
+  end)
+
+  it("apply to an empty database, and again without change", function()
+    local conninfo = support.database "empty"
+    database.migrate(conninfo)
+    local first = dump(conninfo)
+    database.migrate(conninfo)
+    assert.equal(first, dump(conninfo))
+    assert.truthy(first:find("CREATE FUNCTION public.claim_ate_generations", 1, true))
+  end)
+
+  for name, fixtures in pairs { ["new"] = {}, ["classic"] = { "classic_privileges" } } do
+    it("apply to a Supabase project with " .. name .. " default privileges, and again without change", function()
+      local admin, owner = project(table.unpack(fixtures))
+      database.migrate(owner)
+      local first = dump(admin)
+      database.migrate(owner)
+      assert.equal(first, dump(admin))
+      local s = session(admin)
+      assert.is_false(s:value "rolsuper from pg_roles where rolname = 'project'")
+      assert.equal("project", s:value "pg_get_userbyid(relowner) from pg_class where relname = 'ate_files'")
+    end)
+  end
+
+  it("give the same rights whatever the default privileges are", function()
+    local rights = {}
+    for i, fixtures in ipairs { {}, { "classic_privileges" } } do
+      local admin, owner = project(table.unpack(fixtures))
+      database.migrate(owner)
+      rights[i] = session(admin):value [[string_agg(line, e'\n' order by line) from (
+        select relname || ' ' || a.grantee::regrole || ' ' || a.privilege_type as line
+        from pg_class c, aclexplode(c.relacl) a
+        where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.grantee <> c.relowner
+          and relname not in ('devices', 'subscriptions', 'licenses')
+        union all
+        select p.proname || ' ' || case a.grantee when 0 then 'PUBLIC' else a.grantee::regrole::text end || ' X'
+        from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+        where p.pronamespace = 'public'::regnamespace and a.grantee <> p.proowner) x]]
+    end
+    assert.equal(rights[1], rights[2])
+    assert.is_nil(rights[1]:find("PUBLIC", 1, true))
+    assert.is_nil(rights[1]:find(" anon ", 1, true))
+    assert.truthy(rights[1]:find("ate_files authenticated SELECT", 1, true))
+    assert.is_nil(rights[1]:find("claim_ate_generations authenticated", 1, true))
+  end)
+
+  it("work over a project's rows and leave them as they are", function()
+    local admin, owner = project()
+    local before = session(admin):value "jsonb_agg(to_jsonb(s) order by s.device_id)::text from subscriptions s"
+    database.migrate(owner)
+    local s = session(owner)
+    assert.equal(before, s:value "jsonb_agg(to_jsonb(s) order by s.device_id)::text from subscriptions s")
+    local plans = {}
+    for n = 1, 6 do
+      local info = s:one("select * from get_device_plan_info($1)", { "LEGACY-" .. n })
+      plans[n] = info.plan_name
+      assert.is_true(info.is_valid)
+    end
+    assert.same({ "starter", "pro", "max", "starter", "starter", "starter" }, plans)
+    assert.is_false(s:value "convalidated from pg_constraint where conname = 'subscriptions_plan_id_plans_name_fkey'")
+    -- Touching an old row neither translates nor refuses it.
+    s:query "update subscriptions set status = 'suspended' where plan_id in ('basic', 'garbage')"
+    assert.equal(2, s:value "count(*) from subscriptions where status = 'suspended' and plan_id in ('basic', 'garbage')")
+  end)
+
+  it("translate a former plan id that is written, and refuse an unknown one", function()
+    local _, owner = project()
+    database.migrate(owner)
+    local s = session(owner)
+    for alias, plan in pairs { basic = "starter", premium = "pro", enterprise = "max", max = "max" } do
+      s:query "update subscriptions set plan_id = null"
+      s:query("update subscriptions set plan_id = $1", { alias })
+      assert.equal(6, s:value("count(*) from subscriptions where plan_id = $1", { plan }))
+    end
+    assert.equal("23503", (s:refused "update subscriptions set plan_id = 'nonsense'"))
+    s:query "insert into devices (device_hash) values ('NEW')"
+    s:query "insert into subscriptions (device_id) select id from devices where device_hash = 'NEW'"
+    assert.equal("starter", s:value "plan_id from subscriptions order by created_at desc limit 1")
+    database.migrate(owner)
+    assert.is_true(s:value "convalidated from pg_constraint where conname = 'subscriptions_plan_id_plans_name_fkey'")
+  end)
+
+  it("leave a Supabase project's own things to it", function()
+    local admin, owner = project()
+    local s = session(admin)
+    local function auth()
+      return s:value "string_agg(pg_get_functiondef(p.oid), '' order by p.proname) from pg_proc p where p.pronamespace = 'auth'::regnamespace"
+    end
+    local before = auth()
+    database.migrate(owner)
+    assert.equal(before, auth())
+    assert.is_nil(dump(admin):find("devices_own", 1, true))
+  end)
+
+  it("hold the plans, and do not undo what an operator changed", function()
+    local conninfo = support.database "plans"
+    database.migrate(conninfo)
+    local s = session(conninfo)
+    assert.same({
+      { name = "starter", display_name = "⚡ STARTER", price_jpy = 2980, max_devices = 1, trial_days = 3, n = 2 },
+      { name = "pro", display_name = "🚀 PRO", price_jpy = 6980, max_devices = 3, trial_days = 3, n = 6 },
+      { name = "max", display_name = "👑 MAX", price_jpy = 15800, max_devices = 10, trial_days = 3, n = 11 },
+    }, { table.unpack(s:query [[select name, display_name, price_jpy, max_devices, trial_days, jsonb_array_length(tools) as n
+      from plans order by price_jpy]]) })
+    s:query "update plans set price_jpy = 7000 where name = 'pro'"
+    database.migrate(conninfo)
+    assert.equal(7000, s:value "price_jpy from plans where name = 'pro'")
+  end)
+
+  it("pin the search_path of every function and revoke it from public", function()
+    local conninfo = support.database "pinned"
+    database.migrate(conninfo)
+    local s = session(conninfo)
+    assert.equal(0, s:value [[count(*) from pg_proc p where p.pronamespace = 'public'::regnamespace
+      and not coalesce(p.proconfig::text, '') ~ 'search_path']])
+    assert.equal(0, s:value [[count(*) from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
+      and not relrowsecurity]])
+  end)
+end)
