@@ -107,6 +107,7 @@ function M.run(args)
     end
     local ok
     ok, message, code = finish(s, w, id)
+    w:release()
     if not ok then
       return nil, message, code
     end

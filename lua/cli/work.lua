@@ -20,26 +20,53 @@ local function stop_on_signals(w)
   end
 end
 
+-- Opens a new connection in place of the session's lost one.
+local function reconnect(s)
+  local former = rawget(s, "conn")
+  if former then
+    former:close()
+  end
+  s.conn, s.database = nil, nil
+  local ok, conn = pcall(function()
+    return s.database
+  end)
+  if ok then
+    return conn
+  elseif type(conn) ~= "table" then
+    error(conn, 0)
+  end
+  return nil, conn.message, conn.code
+end
+
+local function work(w, once)
+  local counts, message, code
+  if once then
+    counts, message, code = w:drain()
+  else
+    counts, message, code = w:serve()
+  end
+  local released, problem, why = w:release() -- after a failure too: what is left should cost nobody a retry
+  if not counts then
+    return nil, message, code
+  elseif not released then
+    return nil, problem, why
+  end
+  return counts, released
+end
+
 function M.run(args)
   return session.with(function(s)
-    local w = worker.new { conn = s.database, store = s.store, ring = s.new_ring, config = s.config }
+    local w = worker.new { conn = s.database, store = s.store, ring = s.new_ring, config = s.config,
+      connect = function()
+        return reconnect(s)
+      end }
     stop_on_signals(w)
-    local counts, message, code
-    if args.once then
-      counts, message, code = w:drain()
-    else
-      counts, message, code = w:serve()
-    end
+    local counts, released, code = work(w, args.once)
     if not counts then
-      return nil, message, code
-    end
-    local released
-    released, message, code = w:release()
-    if not released then
-      return nil, message, code
+      return nil, released, code
     end
     return { completed = counts.completed, failed = counts.failed, lost = counts.lost, released = released,
-      worker_id = w.id, exit = counts.failed > 0 and 1 or 0 }
+      worker_id = w.queue.id, exit = args.once and counts.failed > 0 and 1 or 0 }
   end)
 end
 

@@ -1,14 +1,18 @@
 --- Builds one bundle: a claimed job in, a sealed file on its way to the store out. Knows no queue and no SQL.
 -- @module workflow.generate
+local clock = require "clock"
 local container = require "ate.container"
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
+local keyring = require "ate.keyring"
 local kit = require "template.kit"
 local licence = require "ate.licence"
+local log = require "log"
+local staging = require "workflow.staging"
+local stat = require "posix.sys.stat"
 local storage = require "storage"
 local template = require "template"
 local winzip = require "ate.winzip"
-local clock = require "clock"
 
 local M = {}
 local Builder = {}
@@ -17,17 +21,46 @@ Builder.__index = Builder
 -- What a variable says when a licence never ends: a time, so that a tool may compare it like any other.
 local NEVER = "9999-12-31T23:59:59Z"
 
+-- Tells one content of the key ring's file from another: it is replaced, never changed.
+local function mark_of(path)
+  local info = stat.stat(path)
+  return info and ("%d %d"):format(info.st_ino, info.st_mtime)
+end
+
 --- A new builder: the templates and kits that it has prepared, and what every bundle needs.
--- @tparam table options config (see config.lua), ring (key ring), store (see storage)
+-- @tparam table options config (see config.lua), ring (key ring), store (see storage); optional: on_large(bytes),
+--   called before a bundle is made that takes its time
 -- @treturn table builder
 function M.new(options)
-  return setmetatable({
+  local self = setmetatable({
     config = options.config,
     ring = options.ring,
+    ring_mark = mark_of(options.config.keyring),
     store = options.store,
-    templates = {},
-    kits = kit.cache(options.config.worker_kits),
+    on_large = options.on_large or function() end,
   }, Builder)
+  self:forget()
+  return self
+end
+
+-- What was read of the templates' folders is no longer true.
+function Builder:forget()
+  self.templates = {}
+  self.kits = kit.cache(self.config.worker_kits)
+end
+
+--- Takes over keys that another process has rotated: files made from now on must have them.
+function Builder:refresh()
+  local mark = mark_of(self.config.keyring)
+  if mark == self.ring_mark then
+    return
+  end
+  local ring, message = keyring.load(self.config.keyring)
+  if ring then
+    self.ring, self.ring_mark = ring, mark
+  else
+    log.error("key ring not read again", { reason = message })
+  end
 end
 
 -- A random UUID (RFC 9562, version 4).
@@ -128,7 +161,7 @@ local function record(vars, job, master_id, signer_id)
   }
 end
 
--- The sealed file of a bundle: parts in memory, or, for kits with large files, a file on the store's own disk.
+-- The sealed file of a bundle as parts in memory.
 local function seal_in_memory(job, prepared, vars, signer)
   local archive, message, code = prepared:build(vars)
   if not archive then
@@ -141,9 +174,9 @@ local function seal_in_memory(job, prepared, vars, signer)
     metadata = metadata(job, vars), signer = signer }
 end
 
-local function seal_in_files(job, prepared, vars, signer, staging)
-  local base = staging .. "/" .. vars.artifact_id
-  local archive, path = base .. ".zip", base .. ".ate"
+-- The same for kits with large files: made in a folder on the store's own disk.
+local function seal_in_files(job, prepared, vars, signer, folder)
+  local archive, path = folder .. "/bundle.zip", folder .. "/bundle.ate"
   local ok, message, code = prepared:build_file(vars, archive)
   if not ok then
     return nil, message, code
@@ -162,9 +195,49 @@ local function seal_in_files(job, prepared, vars, signer, staging)
   return sealed, message, code
 end
 
+local function large_bytes(prepared)
+  local bytes = 0
+  for _, entry in ipairs(prepared.entries) do
+    bytes = bytes + (entry.path and entry.file.size or 0)
+  end
+  return bytes
+end
+
+function Builder:seal_large(job, prepared, vars, signer)
+  self.on_large(large_bytes(prepared))
+  local root = self.store:staging()
+  if not self.swept then
+    staging.sweep(root)
+    self.swept = true
+  end
+  local folder, problem, why = staging.make(root, vars.artifact_id)
+  if not folder then
+    return nil, problem, why
+  end
+  local sealed, message, code = seal_in_files(job, prepared, vars, signer, folder)
+  if sealed then
+    sealed.folder = folder
+    return sealed
+  end
+  staging.remove(folder)
+  if code == "template" then
+    self:forget() -- perhaps its files are others by now: the next job looks again
+  end
+  return nil, message, code
+end
+
+--- Removes what the making of an artifact left, once the store has it or has refused it.
+-- @tparam table artifact
+function M.clean(artifact)
+  if artifact.folder then
+    staging.remove(artifact.folder)
+  end
+end
+
 --- Builds the bundle of a job and begins to store it. Blocks; never yields.
 -- @tparam table job a row of `claim_ate_generations`
--- @treturn[1] table artifact: key, ticket, size, checksum, encryption_key_hash, variables, timing (ms by stage)
+-- @treturn[1] table artifact: key, ticket, folder (where it was made, if not in memory), size, checksum,
+--   encryption_key_hash, variables, timing (ms by stage)
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
@@ -185,7 +258,7 @@ function Builder:build(job)
   end
   local sealed
   if prepared.streamed then
-    sealed, message, code = seal_in_files(job, prepared, vars, signer, self.store:staging())
+    sealed, message, code = self:seal_large(job, prepared, vars, signer)
   else
     sealed, message, code = seal_in_memory(job, prepared, vars, signer)
   end
@@ -196,11 +269,13 @@ function Builder:build(job)
   local ticket
   ticket, message, code = self.store:put(name, sealed.parts or sealed.path)
   if not ticket then
+    M.clean(sealed)
     return nil, message, code
   end
   return {
     key = name,
     ticket = ticket,
+    folder = sealed.folder,
     size = sealed.size,
     checksum = sealed.checksum,
     encryption_key_hash = sealed.encryption_key_hash,

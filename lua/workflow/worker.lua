@@ -3,179 +3,171 @@
 -- One turn of the loop is: build what was claimed (each file starts on its way to the store at once), wait for the
 -- *previous* batch's files, then complete those and claim more in one transaction. So the disk is busy while the
 -- processor is, and a batch costs one commit.
+--
+-- Owns the order of things, signals and the way back to a lost database. What the queue is told is workflow.ledger's.
 -- @module workflow.worker
-local crypto = require "atelier.crypto"
-local json = require "atelier.json"
 local clock = require "clock"
 local generate = require "workflow.generate"
+local ledger = require "workflow.ledger"
 local log = require "log"
-local unistd = require "posix.unistd"
-local utsname = require "posix.sys.utsname"
+local poll = require "posix.poll"
+local time = require "posix.time"
 
 local M = {}
 local Worker = {}
 Worker.__index = Worker
 
-local COMPLETE = "select queue_id, ate_file_id, error from complete_ate_generations($1)"
-local CLAIM = "select * from claim_ate_generations($1, $2, $3::interval, $4)"
-local FAIL = "select fail_ate_generation($1, $2, $3, $4)"
-local RELEASE = "select release_ate_generations($1) as released"
-local RENEW = "select renew_ate_lease($1, $2::interval) as renewed"
-
-local POLL_SECONDS = 1
-
--- Failures that another attempt may not have; every other one is the input's, and final.
-local TRANSIENT = {
-  io = true, full = true, read_only = true, busy = true, timeout = true, connection = true, memory = true,
-  template_version = true, keyring = true,
-}
+local POLL_MS = 1000
+local STORE_SECONDS = 300    -- until a file that the store does not confirm is given up
+local BATCH_LIMIT = 100      -- two batches are in flight, and a store takes 256 puts
+local PAUSE_LIMIT = 10       -- seconds, at most, between attempts to reach the database
+local SLOWEST = 2 << 20      -- bytes a second that building a large bundle surely reaches
 
 --- A new worker.
--- @tparam table options conn (database), store, ring, config; on_event(name, job, artifact or message) is optional
+-- @tparam table options conn (database), store, ring, config; optional: connect(), which gives a new connection or nil,
+--   message, code, when the first is lost; on_event(name, job, artifact or message)
 -- @treturn table worker
 function M.new(options)
+  local on_event = options.on_event or function() end
+  local queue = ledger.new { conn = options.conn, store = options.store, config = options.config, on_event = on_event }
   return setmetatable({
-    -- Names one process start, never again: the queue tells the dead from the living by it.
-    id = ("%s-%d-%s"):format(utsname.uname().nodename, unistd.getpid(), crypto.hex(crypto.random(6))),
-    conn = options.conn,
+    queue = queue,
+    connect = options.connect,
     store = options.store,
     config = options.config,
-    on_event = options.on_event or function() end,
-    builder = generate.new(options),
-    stored = { completed = 0, failed = 0, lost = 0 },
+    on_event = on_event,
+    builder = generate.new { config = options.config, ring = options.ring, store = options.store,
+      on_large = function(bytes)
+        queue:keep_lease(bytes / SLOWEST)
+      end },
+    batch = math.min(options.config.worker_batch, BATCH_LIMIT),
+    sent = {}, -- on their way to the store, in the order of their puts
+    late = {}, -- given up by us, but not yet by the store
+    pauses = 0,
     stopping = false,
   }, Worker)
 end
 
-function Worker:lease()
-  return ("%g seconds"):format(self.config.worker_lease)
-end
+-- ==== building and storing ====
 
--- Completes what is stored and claims up to `want` more, in one transaction. Returns the claimed jobs.
-function Worker:exchange(done, want, only)
-  local statements = {}
-  if #done > 0 then
-    statements[1] = { COMPLETE, { json.encode(json.array(done)) } }
-  end
-  if want > 0 then
-    statements[#statements + 1] = { CLAIM, { self.id, want, self:lease(), only or json.null } }
-  end
-  if #statements == 0 then
-    return {}
-  end
-  local results, message, code = self.conn:pipeline(statements)
-  if not results then
-    return nil, message, code
-  end
-  if #done > 0 then
-    self:settle_completed(done, results[1])
-  end
-  return want > 0 and results[#results] or {}
-end
-
--- Tells the completed from the lost. A lost one has a newer attempt or row; its object is ours alone and goes.
-function Worker:settle_completed(done, rows)
-  local by_id = {}
-  for _, member in ipairs(done) do
-    by_id[member.queue_id] = member
-  end
-  for _, row in ipairs(rows) do
-    local member = by_id[row.queue_id]
-    if row.error == json.null then
-      self.stored.completed = self.stored.completed + 1
-      local finished = self.finishing[row.queue_id]
-      finished.artifact.ate_file_id = row.ate_file_id
-      self.on_event("completed", finished.job, finished.artifact)
-    elseif member then
-      self.stored.lost = self.stored.lost + 1
-      log.warn("job lost", { queue_id = row.queue_id, attempt = member.attempt, reason = row.error })
-      self.store:delete { member.file_path }
-      self.on_event("lost", self.finishing[row.queue_id].job, row.error)
-    end
-  end
-  self.finishing = {}
-end
-
--- Records a failure; that the job is no longer ours is no news to anybody.
-function Worker:fail(job, message, code)
-  local permanent = not TRANSIENT[code] and not tostring(code):match("^E%u+$")
-  log.error("job failed", { queue_id = job.queue_id, device = job.device_hash, code = code, permanent = permanent,
-    reason = message })
-  local text = ("%s (%s)"):format(message, code or "error")
-  local ok, problem, state = self.conn:query(FAIL, { job.queue_id, text:sub(1, 4000), job.attempt, permanent })
-  self.stored.failed = self.stored.failed + 1
-  self.on_event("failed", job, message)
-  if not ok and state == "connection" then
-    return nil, problem, state
-  elseif not ok then
-    log.warn("failure not recorded", { queue_id = job.queue_id, reason = problem })
-  end
-  return true
-end
-
--- A build that raises is a defect of ours or of a script: the job fails, the worker goes on.
+-- A build that raises is a defect of ours or of a script, or want of memory: the job fails, the worker goes on.
 local function build(builder, job)
   local ok, artifact, message, code = xpcall(builder.build, debug.traceback, builder, job)
-  if not ok then
-    log.error("build raised", { queue_id = job.queue_id, reason = artifact })
-    return nil, "internal error: " .. tostring(artifact):match("^[^\n]*"), "internal"
+  if ok then
+    return artifact, message, code
   end
-  return artifact, message, code
+  log.error("build raised", { queue_id = job.queue_id, reason = artifact })
+  local first = tostring(artifact):match("^[^\n]*")
+  return nil, "internal error: " .. first, first:find("not enough memory", 1, true) and "memory" or "internal"
 end
 
 -- Builds the claimed jobs; their files are then on the way to the store.
 function Worker:build(jobs)
-  local sent = {}
-  local renewed = clock.now()
+  self.builder:refresh()
   for _, job in ipairs(jobs) do
     if self.stopping then
       break
     end
-    if clock.now() - renewed > self.config.worker_lease / 3 then
-      renewed = clock.now()
-      self.conn:query(RENEW, { self.id, self:lease() })
-    end
+    self.queue:keep_lease()
     self.on_event("building", job)
     local artifact, message, code = build(self.builder, job)
     if artifact then
-      sent[#sent + 1] = { job = job, artifact = artifact }
+      self.sent[#self.sent + 1] = { job = job, artifact = artifact }
     else
-      local ok, problem, state = self:fail(job, message, code)
+      local ok
+      ok, message, code = self.queue:fail(job, message, code)
       if not ok then
-        return nil, problem, state
+        return nil, message, code
       end
     end
   end
-  return sent
+  return true
 end
 
--- Waits until the store has what was sent; what it refused fails. Returns the members for `exchange`.
-function Worker:settle(sent)
-  local done = {}
-  self.finishing = self.finishing or {}
-  for _, item in ipairs(sent) do
-    local job, artifact = item.job, item.artifact
-    local ok, message, code = self.store:wait(artifact.ticket)
+-- Waits for one file, and keeps the lease meanwhile.
+function Worker:await(artifact)
+  local ok, message, code
+  local deadline = clock.now() + STORE_SECONDS
+  repeat
+    ok, message, code = self.store:wait(artifact.ticket, self.config.worker_lease / 3)
+    if ok or code ~= "timeout" then
+      return ok, message, code
+    end
+    self.queue:keep_lease()
+  until clock.now() > deadline
+  self.late[#self.late + 1] = artifact
+  return nil, message, code
+end
+
+-- Files that were given up may still arrive, or fail: then they go.
+function Worker:sweep_late()
+  for i = #self.late, 1, -1 do
+    local _, _, code = self.store:wait(self.late[i].ticket, 0)
+    if code ~= "timeout" then
+      self.queue:discard(table.remove(self.late, i))
+    end
+  end
+end
+
+-- Waits until the store has the `count` files that were sent first; what it refused fails.
+function Worker:settle(count)
+  self:sweep_late()
+  for _ = 1, count do
+    local item = table.remove(self.sent, 1)
+    local artifact = item.artifact
+    local ok, message, code = self:await(artifact)
+    if code ~= "timeout" then
+      generate.clean(artifact)
+    end
     if ok then
       artifact.timing.store = (clock.now() - artifact.timing.stored_from) * 1000
-      self.finishing[job.queue_id] = item
-      done[#done + 1] = {
-        queue_id = job.queue_id,
-        attempt = job.attempt,
-        file_path = artifact.key,
-        file_size = artifact.size,
-        checksum = artifact.checksum,
-        encryption_key_hash = artifact.encryption_key_hash,
-        generated_variables = artifact.variables,
-      }
+      self.queue.stored[#self.queue.stored + 1] = item
     else
-      local recorded, problem, state = self:fail(job, message, code)
-      if not recorded then
-        return nil, problem, state
+      ok, message, code = self.queue:fail(item.job, message, code)
+      if not ok then
+        return nil, message, code
       end
     end
   end
-  return done
+  return true
+end
+
+-- ==== the loop ====
+
+-- Works until nothing is left to claim, or `stop`.
+function Worker:work(only)
+  local want = only and 1 or self.batch
+  local jobs, message, code = self.queue:exchange(want, only)
+  self.queue:lease_is_fresh()
+  while jobs do
+    local before = #self.sent
+    local ok
+    ok, message, code = self:build(jobs)
+    if not ok then
+      break
+    end
+    -- A full batch suggests more work: leave its files to the disk meanwhile. Else finish everything now.
+    local last = #jobs < want or self.stopping
+    ok, message, code = self:settle(last and #self.sent or before)
+    if not ok then
+      break
+    end
+    if last and #self.queue.stored == 0 then
+      return self.queue.counts
+    end
+    jobs, message, code = self.queue:exchange((self.stopping or only) and 0 or want)
+  end
+  return nil, message, code
+end
+
+-- Nothing will complete these any more.
+function Worker:abandon()
+  for _, item in ipairs(self.sent) do
+    self.store:wait(item.artifact.ticket, STORE_SECONDS)
+    self.queue:discard(item.artifact)
+  end
+  self.sent = {}
+  self.queue:abandon()
 end
 
 --- Works until nothing is left to claim (or `stop` was called), then returns. Blocks; never yields.
@@ -183,62 +175,98 @@ end
 -- @treturn[1] table counts: completed, failed, lost
 -- @return[2] nil: the database is gone; its claimed jobs run again elsewhere
 -- @treturn[2] string message
--- @treturn[2] string code
+-- @treturn[2] string code "connection" when it is the connection
 function Worker:drain(only)
-  local want = only and 1 or self.config.worker_batch
-  local jobs, message, code = self:exchange({}, want, only)
-  local sent = {}
-  while jobs do
-    local previous = sent
-    sent, message, code = self:build(jobs)
-    if not sent then
-      return nil, message, code
+  local counts, message, code = self:work(only)
+  if not counts then
+    -- One look whether the database is back: then nothing of what is built is in doubt or lost.
+    local conn = self.connect and self.queue:is_lost() and self.connect()
+    if conn then
+      self:resume(conn, self.queue.id)
     end
-    -- A full batch suggests more work: leave its files to the disk meanwhile. Else finish everything now.
-    if #jobs < want or self.stopping then
-      table.move(sent, 1, #sent, #previous + 1, previous)
-      sent = {}
-    end
-    local done
-    done, message, code = self:settle(previous)
-    if not done then
-      return nil, message, code
-    end
-    local idle = #jobs < want or self.stopping
-    if idle and #done == 0 then
-      return self.stored
-    end
-    jobs, message, code = self:exchange(done, (self.stopping or only) and 0 or want)
+    self:abandon()
   end
-  return nil, message, code
+  return counts, message, code
+end
+
+-- Until a job is announced, a signal comes, or it is time to look anyway. The wait is one that a signal ends.
+function Worker:wait()
+  local news, message, code = self.queue.conn:notifications(0)
+  if news and #news == 0 and not self.stopping then
+    poll.rpoll(self.queue.conn:socket(), POLL_MS)
+    news, message, code = self.queue.conn:notifications(0)
+  end
+  return news, message, code
+end
+
+-- Works the queue until `stop`, or until the database fails.
+function Worker:attend()
+  local ok, message, code = self.queue.conn:listen "ate_queue"
+  while ok and not self.stopping do
+    ok, message, code = self:work()
+    if ok and not self.stopping then
+      self.pauses = 0
+      ok, message, code = self:wait()
+    end
+  end
+  return ok, message, code
+end
+
+-- Longer each time, and by chance: the workers of a host should not all come back at one moment.
+function Worker:pause()
+  self.pauses = self.pauses + 1
+  local left = math.min(PAUSE_LIMIT, 0.1 * 2 ^ self.pauses) * (0.5 + math.random() / 2)
+  local deadline = clock.now() + left
+  while left > 0 and not self.stopping do
+    local slice = math.min(left, 0.5)
+    time.nanosleep { tv_sec = 0, tv_nsec = slice * 1e9 // 1 | 0 }
+    left = deadline - clock.now()
+  end
+end
+
+-- Goes on in a new session, with all that the old one had built.
+function Worker:resume(conn, former)
+  self.queue.conn = conn
+  local ok, message, code = self:settle(#self.sent)
+  if ok then
+    ok, message, code = self.queue:resume(conn, former)
+  end
+  return ok, message, code
+end
+
+function Worker:reconnect()
+  local former = self.queue.id
+  while not self.stopping do
+    self:pause()
+    local ok, message, code = self.connect()
+    if ok then
+      ok, message, code = self:resume(ok, former)
+    end
+    if ok then
+      return log.info("database reached again", { worker_id = self.queue.id })
+    end
+    log.warn("database not reached", { reason = message, code = code })
+  end
 end
 
 --- Works the queue until `stop`: at once when a job is announced, and now and then in case an announcement was lost
--- (behind a transaction pooler all are). Blocks; never yields.
+-- (behind a transaction pooler all are). Blocks; never yields. With `connect`, a lost database is waited for.
 -- @treturn[1] table counts as of `drain`
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
 function Worker:serve()
-  local ok, message, code = self.conn:listen "ate_queue"
-  if not ok then
-    return nil, message, code
-  end
   while not self.stopping do
-    local counts
-    counts, message, code = self:drain()
-    if not counts then
+    local ok, message, code = self:attend()
+    if not ok and not self.connect then
+      self:abandon()
       return nil, message, code
-    end
-    -- Short, so that a signal is seen soon; announcements end it at once.
-    if not self.stopping then
-      ok, message, code = self.conn:notifications(POLL_SECONDS)
-      if not ok then
-        return nil, message, code
-      end
+    elseif not ok then
+      log.error("database failed", { reason = message, code = code })
+      self:reconnect()
     end
   end
-  return self.stored
+  return self.queue.counts
 end
 
 --- Asks the loop to end: what is stored is completed, what is not built is handed back.
@@ -246,17 +274,18 @@ function Worker:stop()
   self.stopping = true
 end
 
---- Hands back whatever this worker still holds, at no cost to the jobs' retries.
+--- Hands back whatever this worker still holds, at no cost to the jobs' retries. Without a connection there is nothing
+-- to hand back: the jobs went with it.
 -- @treturn[1] integer number handed back
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
 function Worker:release()
-  local rows, message, code = self.conn:query(RELEASE, { self.id })
-  if not rows then
-    return nil, message, code
+  self:abandon()
+  if self.queue:is_lost() then
+    return 0
   end
-  return rows[1].released
+  return self.queue:release()
 end
 
 return M

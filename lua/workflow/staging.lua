@@ -1,0 +1,67 @@
+--- Where a worker makes large files: a folder for each, on the store's own disk. Knows nothing of what is in them.
+-- @module workflow.staging
+local dirent = require "posix.dirent"
+local errno = require "posix.errno"
+local signal = require "posix.signal"
+local stat = require "posix.sys.stat"
+local unistd = require "posix.unistd"
+local utsname = require "posix.sys.utsname"
+
+local M = {}
+
+local PRIVATE <const> = 448 -- 0700: what lies in there is not sealed yet
+
+local function names_in(folder)
+  local ok, names = pcall(dirent.dir, folder)
+  return ok and names or {}
+end
+
+-- Not of a worker that lives, and not another host's, whose processes we cannot see.
+local function is_left_over(name)
+  local host, pid = name:match "^(.+)@(%d+)%.[^.]*$"
+  if host ~= utsname.uname().nodename then
+    return false
+  end
+  local _, _, number = signal.kill(tonumber(pid), 0)
+  return number == errno.ESRCH
+end
+
+--- Removes a folder that `make` gave, with what is in it.
+-- @tparam string folder
+function M.remove(folder)
+  for _, name in ipairs(names_in(folder)) do
+    if name ~= "." and name ~= ".." then
+      unistd.unlink(folder .. "/" .. name)
+    end
+  end
+  unistd.rmdir(folder)
+end
+
+--- Removes what workers of this host left when they were killed.
+-- @tparam string root
+function M.sweep(root)
+  for _, name in ipairs(names_in(root)) do
+    if is_left_over(name) then
+      M.remove(root .. "/" .. name)
+    end
+  end
+end
+
+--- Makes a folder for one file and what leads to it.
+-- @tparam string root
+-- @tparam string name without a dot
+-- @treturn[1] string folder
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code "io", or "full"
+function M.make(root, name)
+  local folder = ("%s/%s@%d.%s"):format(root, utsname.uname().nodename, unistd.getpid(), name)
+  local ok, message, number = stat.mkdir(folder, PRIVATE)
+  if not ok then
+    local code = (number == errno.ENOSPC or number == errno.EDQUOT) and "full" or "io"
+    return nil, "staging: make folder: " .. message, code
+  end
+  return folder
+end
+
+return M
