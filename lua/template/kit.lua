@@ -7,6 +7,7 @@
 
 local json = require "atelier.json"
 local plans = require "plans"
+local stat = require "posix.sys.stat"
 local zip = require "atelier.zip"
 
 local M = {}
@@ -162,7 +163,6 @@ end
 
 -- A streamed file must still be what was read and hashed.
 local function unchanged(entry)
-  local stat = require "posix.sys.stat"
   local info = stat.lstat(entry.path)
   if info and info.st_size == entry.file.size and info.st_mtime == entry.file.mtime then return true end
   return nil, entry.name .. CHANGED, "template"

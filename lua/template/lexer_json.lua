@@ -133,8 +133,8 @@ local function misplaced(from, after, kind, what, state)
 end
 
 function parser:string_region(from, to, is_key)
-  local found = self.text:find("{{", from, true)
-  if not found or found > to then return end
+  if self.mark < from then self.mark = self.text:find("{{", from, true) or math.huge end
+  if self.mark > to then return end
   local split, bad = split_string(self.text, from, to)
   if not split then
     self.faults[#self.faults + 1] = bad
@@ -155,7 +155,7 @@ end
 -- @treturn table faults (diagnoses)
 -- @treturn table warnings (diagnoses)
 function M.scan(text)
-  local self = { text = text, regions = {}, faults = {}, warnings = {}, stack = {}, state = "value" }
+  local self = { text = text, regions = {}, faults = {}, warnings = {}, stack = {}, state = "value", mark = 0 }
   setmetatable(self, parser)
   local at = M.prologue(text) + 1
   local previous_end

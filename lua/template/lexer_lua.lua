@@ -110,10 +110,15 @@ end
 local scanner = {}
 scanner.__index = scanner
 
+-- Where the next "{{" is: sought once, not from every literal of a long file.
+function scanner:mark_from(from)
+  if self.mark < from then self.mark = self.text:find("{{", from, true) or math.huge end
+  return self.mark
+end
+
 -- Notes a literal or comment that holds marks; `body` says where they may stand.
 function scanner:region(kind, from, to, body_from, body_to, extra)
-  local found = self.text:find("{{", from, true)
-  if not found or found > to then return end
+  if self:mark_from(from) > to then return end
   local region = { kind = kind, from = from, to = to, body_from = body_from, body_to = body_to }
   for key, value in pairs(extra or {}) do region[key] = value end
   if kind == "quoted" then
@@ -201,7 +206,7 @@ end
 -- @treturn table faults (diagnoses): what Lua's lexer would refuse
 -- @treturn table warnings (diagnoses)
 function M.scan(text)
-  local self = setmetatable({ text = text, regions = {}, faults = {}, warnings = {} }, scanner)
+  local self = setmetatable({ text = text, regions = {}, faults = {}, warnings = {}, mark = 0 }, scanner)
   local at, shebang = prologue(text)
   if shebang then
     self:region("shebang", at, shebang, at + 1, shebang)

@@ -36,7 +36,7 @@ function M.split(text, from, to)
   local function flush(stop)
     if stop > plain then pieces[#pieces + 1] = text:sub(plain, stop - 1) end
   end
-  while true do
+  while at <= to do
     at = text:find("{{", at, true)
     if not at or at > to then break end
     local name = lpeg.match(M.place, text, at)

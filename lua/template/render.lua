@@ -75,6 +75,15 @@ local function diagnose(self, vars)
   return nil, diagnostic.report(faults, self.source, self.file), "template"
 end
 
+-- Values can make two keys of a JSON object the same; nothing else can spoil a text that was taken at compile time.
+local function same_keys(self)
+  local faults = {}
+  for _, slot in ipairs(self.keys) do
+    complain(faults, slot, ("{{%s}} stands in a key that is not the only one of its name then"):format(slot.name))
+  end
+  return nil, diagnostic.report(faults, self.source, self.file), "template"
+end
+
 --- Puts the values into their places.
 -- @tparam table vars by name
 -- @treturn[1] table the parts of the text, in order; the table is this object's own and is valid until the next call
@@ -98,10 +107,7 @@ function Compiled:fill(vars)
     if not text then return diagnose(self, vars) end
     out[at[i]] = text
   end
-  if self.repeated_keys then
-    local ok, message = self:accept(concat(out))
-    if not ok then return nil, message, "template" end
-  end
+  if self.keys[1] and not json.decode(concat(out)) then return same_keys(self) end
   return out
 end
 
@@ -138,7 +144,11 @@ function Compiled:accept(text)
   if self.as == "lua" then
     local skip = lexer_lua.prologue(text)
     local chunk, message = load(text:sub(skip + 1), "=" .. self.file, "t", {})
-    if not chunk then return nil, message .. " (in the rendered text)" end
+    if not chunk then
+      message = message:match("^[^\n]*")
+      if message:sub(1, #self.file) ~= self.file then message = self.file .. ": " .. message end
+      return nil, message .. " (in the rendered text)"
+    end
   elseif self.as == "json" then
     local value, message = json.decode(text)
     if value == nil then return nil, ("%s: %s (in the rendered text)"):format(self.file, message) end
@@ -158,7 +168,7 @@ end
 local function new_compiled(source, options, parts, warnings)
   local self = {
     source = source, as = options.as, file = options.file, parts = parts,
-    ordered = {}, at = {}, slots = {}, warnings = {}, names = {}, repeated_keys = false,
+    ordered = {}, at = {}, slots = {}, warnings = {}, names = {}, keys = {},
   }
   for index, part in ipairs(parts) do
     if type(part) == "table" then
@@ -169,10 +179,10 @@ local function new_compiled(source, options, parts, warnings)
   each_place(self.ordered, function(place)
     if not seen[place.name] then self.names[#self.names + 1] = place.name end
     seen[place.name] = true
-    self.repeated_keys = self.repeated_keys or place.is_key or false
+    if place.is_key then self.keys[#self.keys + 1] = place end
   end)
   table.sort(self.names)
-  for i, warning in ipairs(warnings) do self.warnings[i] = diagnostic.format(warning, source, options.file) end
+  for i = 1, math.min(#warnings, 20) do self.warnings[i] = diagnostic.format(warnings[i], source, options.file) end
   self.personal = self.ordered[1] ~= nil
   return setmetatable(self, Compiled)
 end

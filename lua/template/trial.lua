@@ -17,16 +17,18 @@ local concat = table.concat
 -- @treturn string the sampled text
 -- @treturn table slots by sample
 function M.sample(parts, text)
-  local out, by_number, number = {}, {}, 70000000
+  local out, by_number, stem, count = {}, {}, 777, 0
+  while text:find(tostring(stem), 1, true) do stem = stem + 1 end
   local function text_of(slot)
     if slot.pieces then
       local inner = {}
       for i, piece in ipairs(slot.pieces) do inner[i] = type(piece) == "table" and "x" or piece end
       return concat(inner)
     end
-    repeat number = number + 1 until not text:find(tostring(number), 1, true)
-    by_number[tostring(number)] = slot
-    return tostring(number)
+    count = count + 1
+    local number = stem .. ("%06d"):format(count)
+    by_number[number] = slot
+    return number
   end
   for i, part in ipairs(parts) do out[i] = type(part) == "table" and text_of(part) or part end
   return concat(out), by_number
@@ -110,6 +112,7 @@ end
 function M.load(sampled, by_number, text, regions)
   local chunk, message = load(sampled:sub(lexer_lua.prologue(sampled) + 1), "=template", "t", {})
   if chunk then return nil end
+  message = message:match("^[^\n]*")
   local line, reason = message:match("^template:(%d+): (.*)$")
   if not line then return { pos = 1, message = message } end
   local near = reason:match("near '(.*)'$") or ""
@@ -122,6 +125,7 @@ function M.load(sampled, by_number, text, regions)
   end
   local _, _, _, source = diagnostic.locate(text, from)
   local at = near ~= "" and source:find(near, 1, true) or source:find("%S") or 1
+  if reason:find("near <eof>$") then at = #source + 1 end
   return { pos = from + at - 1, length = math.max(1, #near), message = reason }
 end
 
