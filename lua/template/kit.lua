@@ -5,6 +5,7 @@
 -- @module template.kit
 -- @usage local bundle = assert(kit.new(template, { "timeline" })):build(vars)
 
+local cache = require "template.cache"
 local json = require "atelier.json"
 local plans = require "plans"
 local stat = require "posix.sys.stat"
@@ -255,47 +256,11 @@ function Kit:check(vars)
   return texts
 end
 
-local Cache = {}
-Cache.__index = Cache
-
 --- Kits by template contents and tools; those unused for longest make room.
 -- @tparam[opt=32] integer limit kits held
 -- @treturn table cache with `cache:get(template, tools)` → kit, or nil, message, code
 function M.cache(limit)
-  return setmetatable({ limit = limit or 32, kits = {}, used = {}, count = 0, clock = 0 }, Cache)
-end
-
-local function drop_oldest(self)
-  local oldest
-  for key, when in next, self.used do
-    if not oldest or when < self.used[oldest] then oldest = key end
-  end
-  self.kits[oldest], self.used[oldest], self.count = nil, nil, self.count - 1
-end
-
---- The kit for a template and tools: a held one, or a new one.
--- @tparam table template
--- @tparam table tools
--- @treturn[1] table kit
--- @return[2] nil
--- @treturn[2] string message
--- @treturn[2] string code
--- @function cache:get
-function Cache:get(template, tools)
-  local sorted = table.move(tools, 1, #tools, 1, {})
-  table.sort(sorted)
-  local key = template.hash .. "\0" .. concat(sorted, "\0")
-  local kit = self.kits[key]
-  if not kit then
-    local message, code
-    kit, message, code = M.new(template, tools)
-    if not kit then return nil, message, code end
-    self.kits[key], self.count = kit, self.count + 1
-  end
-  self.clock = self.clock + 1
-  self.used[key] = self.clock
-  if self.count > self.limit then drop_oldest(self) end
-  return kit
+  return cache.new(limit or 32, M.new)
 end
 
 return M

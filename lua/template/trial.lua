@@ -9,7 +9,7 @@ local M = {}
 
 local concat = table.concat
 
--- The text with a sample in each place: distinct numbers in code, distinct words in strings. A number literal is the
+--- The text with a sample in each place: distinct numbers in code, distinct words in strings. A number literal is the
 -- strictest guest: it is never a call argument without parentheses, a name, or the beginning of a statement, so where
 -- it is taken, any literal is.
 -- @tparam table parts
