@@ -1,0 +1,231 @@
+local database = require "spec.sql.database"
+local pg = require "atelier.pg"
+
+describe("several sessions", function()
+  local conninfo, a, b
+
+  local function background(sql)
+    return database.background(conninfo, sql)
+  end
+
+  -- Waits until a session of this database waits for a lock; that it does is what the spec is about.
+  local function blocked(pid)
+    for _ = 1, 2000 do
+      if a:value("wait_event_type = 'Lock' from pg_stat_activity where pid = $1", { pid }) == true then return end
+      a:query "select pg_stat_clear_snapshot()"
+    end
+    error "nothing waits"
+  end
+
+  before_each(function()
+    conninfo = database.fresh()
+    a, b = database.session(conninfo), database.session(conninfo)
+  end)
+
+  after_each(function()
+    a:close()
+    b:close()
+    collectgarbage()
+    collectgarbage()
+    assert.equal(0, pg.live_handles())
+  end)
+
+  it("never claim the same job", function()
+    for n = 1, 6 do
+      a:device { hash = "R" .. n, user = n }
+    end
+    a:query "begin"
+    local seen = {}
+    for _, row in ipairs(a:query "select * from claim_ate_generations('a', 4)") do
+      seen[row.queue_id] = true
+    end
+    local rest = b:query "select * from claim_ate_generations('b', 10)"
+    assert.equal(2, #rest)
+    for _, row in ipairs(rest) do
+      assert.is_nil(seen[row.queue_id])
+    end
+    a:query "rollback"
+    assert.equal(4, #b:query "select * from claim_ate_generations('b', 10)")
+  end)
+
+  it("see a purchase that commits between lock and read", function()
+    a:device { hash = "BETWEEN", plan = "starter" }
+    b:query "begin"
+    -- The statement that reads takes its locks before its snapshot: held up here, it has nothing but the job's lock.
+    b:query "lock table ate_files in access exclusive mode"
+    local claimed, conn = background "select plan_name from claim_ate_generations('w')"
+    blocked(conn:backend_pid())
+    assert.equal(0, #a:query "select * from file_generation_queue for update skip locked")
+    a:query "set session_replication_role = replica"
+    a:query "update subscriptions set plan_id = 'max'"
+    a:query "set session_replication_role = origin"
+    b:query "commit"
+    assert.equal("max", assert(claimed())[1].plan_name)
+  end)
+
+  it("queue anew for a purchase that comes while a claim is under way", function()
+    a:device { hash = "DURING", plan = "starter" }
+    b:query "begin"
+    local row = b:one "select * from claim_ate_generations('w')"
+    assert.equal("starter", row.plan_name)
+    local bought, conn = background "update subscriptions set plan_id = 'max'"
+    blocked(conn:backend_pid())
+    b:query "commit"
+    assert(bought())
+    b:complete(row)
+    assert.equal("max", b:one("select * from claim_ate_generations('w')").plan_name)
+  end)
+
+  it("leave a job alone that a purchase is touching", function()
+    a:device { hash = "TOUCH", plan = "starter" }
+    a:query "begin"
+    a:query "update subscriptions set plan_id = 'pro'"
+    assert.equal(0, #b:query "select * from claim_ate_generations('w')")
+    a:query "commit"
+    assert.equal("pro", b:one("select * from claim_ate_generations('w')").plan_name)
+  end)
+
+  it("find the last part of a purchase that two transactions made at once", function()
+    local id = a:device { hash = "HALVES", subscription = "pending", licence = false }
+    a:clear()
+    a:query "begin"
+    a:query "update subscriptions set status = 'active'"
+    local other, conn = background(("insert into licenses (device_id) values ('%s')"):format(id))
+    blocked(conn:backend_pid())
+    a:query "commit"
+    assert(other())
+    assert.equal(1, a:value "count(*) from file_generation_queue")
+    a:query "update file_generation_queue set run_after = now()"
+    assert.equal("HALVES", a:one("select * from claim_ate_generations('w')").device_hash)
+  end)
+
+  it("make one job of two requests at once", function()
+    a:device { hash = "TWO" }
+    a:clear()
+    a:query "begin"
+    local first = a:value "queue_ate_generation('TWO')"
+    local second, conn = background "select queue_ate_generation('TWO', 'smartgram', 1)::text as id"
+    blocked(conn:backend_pid())
+    a:query "commit"
+    assert.equal(first, assert(second())[1].id)
+    assert.equal(1, a:value "priority from file_generation_queue")
+  end)
+
+  it("supersede a job that fails while a newer one is being queued", function()
+    a:device { hash = "SUPER" }
+    local row = a:one "select * from claim_ate_generations('w')"
+    a:query "begin"
+    local newer = a:value "queue_ate_generation('SUPER')"
+    local failed, conn = background(("select fail_ate_generation('%s', 'x') as status"):format(row.queue_id))
+    blocked(conn:backend_pid())
+    a:query "commit"
+    assert.equal("cancelled", assert(failed())[1].status)
+    assert.equal(newer, b:one("select * from claim_ate_generations('v')").queue_id)
+  end)
+
+  it("let only one of a completion and a cancel win", function()
+    a:device { hash = "WIN" }
+    local row = a:one "select * from claim_ate_generations('w')"
+    a:query "begin"
+    assert.is_true(a:value("cancel_ate_generation($1)", { row.queue_id }))
+    local done, conn = background(([[select error from complete_ate_generations(jsonb_build_array(jsonb_build_object(
+      'queue_id', '%s', 'attempt', 1, 'file_path', 'generated/a', 'file_size', 1, 'checksum', repeat('a', 64),
+      'encryption_key_hash', repeat('a', 64))))]]):format(row.queue_id))
+    blocked(conn:backend_pid())
+    a:query "commit"
+    assert.matches("^stale", assert(done())[1].error)
+    assert.equal(0, a:value "count(*) from ate_files")
+  end)
+
+  it("run a dead worker's jobs again at once", function()
+    a:device { hash = "DEAD" }
+    local row = b:one "select * from claim_ate_generations('host:1:dead', 1, '1 hour')"
+    assert.equal(0, a:value "rescue_ate_generations()")
+    assert.equal(0, #a:query "select * from claim_ate_generations('host:2:live')")
+    a:query("select pg_terminate_backend($1, 5000)", { b.conn:backend_pid() })
+    a:query "select set_config('atelier.next_tick', '0', false)"
+    local again = a:one "select * from claim_ate_generations('host:2:live')"
+    assert.same({ row.queue_id, 2, 1 }, { again.queue_id, again.attempt, again.retry_count })
+    assert.equal("lost", a:value "gone_reason from ate_workers where worker_id = 'host:1:dead'")
+    assert.equal(pg.null, a:value "gone_at from ate_workers where worker_id = 'host:2:live'")
+  end)
+
+  it("trust only the lease of a worker whose lock another session has", function()
+    a:query "select * from claim_ate_generations('shared')"
+    assert.is_true(a:value "lock_held from ate_workers")
+    b:query "select * from claim_ate_generations('shared')"
+    assert.is_false(a:value "lock_held from ate_workers")
+  end)
+
+  it("delete a device while its job is being completed, and the other way round", function()
+    a:device { hash = "DEL-1", user = 1 }
+    a:device { hash = "DEL-2", user = 2 }
+    local rows = a:query "select * from claim_ate_generations('w', 2)"
+    a:query "begin"
+    a:complete(rows[1])
+    local deleted, conn = background(("delete from devices where id = '%s'"):format(rows[1].device_id))
+    blocked(conn:backend_pid())
+    a:query "commit"
+    assert(deleted())
+    assert.equal(0, a:value "count(*) from ate_files")
+    b:query "begin"
+    b:query("delete from devices where id = $1", { rows[2].device_id })
+    local done, other = background(("select complete_ate_generation('%s', 'generated/a', 1, repeat('a', 64), repeat('a', 64))")
+      :format(rows[2].queue_id))
+    blocked(other:backend_pid())
+    b:query "commit"
+    local result, _, state = done()
+    assert.is_nil(result)
+    assert.equal("AT005", state)
+  end)
+
+  it("work, buy, release and rescue all at once, without a deadlock and with every job done once", function()
+    a:query [[insert into devices (device_hash, status, trial_ends_at)
+      select 'STRESS-' || n, 'trial', now() + interval '1 day' from generate_series(1, 60) n]]
+    local work = [[do $$
+      declare jobs jsonb; bad text; done integer := 0;
+      begin
+        for i in 1 .. 60 loop
+          select jsonb_agg(jsonb_build_object('queue_id', queue_id, 'attempt', attempt, 'file_path', 'generated/' || queue_id || attempt,
+            'file_size', 1, 'checksum', repeat('a', 64), 'encryption_key_hash', repeat('a', 64)) order by random())
+          into jobs from claim_ate_generations('%s', 7);
+          commit;
+          if i %% 10 = 0 then
+            perform release_ate_generations('%s');
+          else
+            select error into bad from complete_ate_generations(coalesce(jobs, '[]')) where error is not null;
+            if bad is not null then raise exception 'not completed: %%', bad; end if;
+          end if;
+          commit;
+        end loop;
+      end $$]]
+    local buy = [[do $$
+      begin
+        for i in 1 .. 60 loop
+          update devices set trial_ends_at = now() + i * interval '1 hour' where device_hash like 'STRESS-%%' and random() < 0.2;
+          commit;
+          perform rescue_ate_generations();
+          commit;
+        end loop;
+      end $$]]
+    local waits = { (background(work:format("one", "one"))), (background(work:format("two", "two"))), (background(buy:gsub("%%%%", "%%"))) }
+    for _, wait in ipairs(waits) do
+      local result, message = wait()
+      assert(result, message)
+    end
+    repeat
+      local rows = a:query "select * from claim_ate_generations('last', 50)"
+      for _, row in ipairs(rows) do
+        a:complete(row)
+      end
+    until #rows == 0
+    assert.equal(60, a:value "count(*) from ate_files")
+    assert.equal(0, a:value "count(*) from file_generation_queue where status not in ('completed', 'cancelled')")
+    -- Cancelled are those that were handed back while a newer one was queued.
+    assert.equal(0, a:value "count(*) from file_generation_queue where status = 'cancelled' and error_code <> 'superseded'")
+    assert.equal(0, a:value "sum(retry_count) from file_generation_queue")
+    assert.equal(a:value "count(*) from file_generation_queue where status = 'completed'", a:value "(select count(*) from ate_file_versions) + 60")
+    assert.equal(0, a:value [[count(*) from ate_files f where f.expires_at <>
+      (select d.trial_ends_at from devices d where d.id = f.device_id)]])
+  end)
+end)
