@@ -24,6 +24,20 @@ M.rules = {
   },
 }
 
+--- The plans as they are sold from the first day, for checks that have no database at hand. In work the database's
+-- table counts, which the operator may have changed since.
+M.defaults = {
+  { name = "starter", tools = { "timeline", "basic_analysis" } },
+  { name = "pro", tools = { "timeline", "follow", "unfollow", "target", "video_training", "advanced_analysis" } },
+  {
+    name = "max",
+    tools = {
+      "timeline", "basic_analysis", "follow", "unfollow", "target", "video_training", "advanced_analysis",
+      "unlimited", "consultant", "24h_support", "security",
+    },
+  },
+}
+
 --- What the rules are called in an explanation, and their reasons. `%s` is the tool.
 M.reasons = {
   ungated = "belongs to every plan",
