@@ -17,6 +17,7 @@
 #include <lualib.h>
 
 #include "call.h"
+#include "jail.h"
 #include "modules.h"
 
 #define VERSION "0.1.0"
@@ -29,6 +30,7 @@ static const luaL_Reg native_modules[] = {
     {"atelier.crypto", luaopen_atelier_crypto},
     {"atelier.fs", luaopen_atelier_fs},
     {"atelier.http", luaopen_atelier_http},
+    {"atelier.jail", luaopen_atelier_jail},
     {"atelier.json", luaopen_atelier_json},
     {"atelier.line", luaopen_atelier_line},
     {"atelier.pg", luaopen_atelier_pg},
@@ -191,6 +193,8 @@ int main(int argc, char **argv)
 {
     char exe[PATH_MAX], root[PATH_MAX];
 
+    if (argc == 1 && strcmp(argv[0], JAIL_TITLE) == 0)
+        jail_child_main();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe or socket is an error value, not the end */
     if (!find_exe(exe) || !find_root(exe, root)) {
         fprintf(stderr, "atelier: lua/cli/init.lua not found beside the program or in " ATELIER_PREFIX
