@@ -1,8 +1,9 @@
 -- 00_platform.sql: what a Supabase project brings along, for a Postgres that is not one.
 --
--- Owns the API roles, the schema `auth` with its four functions and its users, and the three tables that a vendor already
--- has: devices, subscriptions, licenses. Knows nothing about .ate files. In a Supabase project it sees that it is not needed
--- and changes nothing; elsewhere it adds what is missing and leaves what it finds. Safe to run again.
+-- Owns the API roles, the schema `auth` with its four functions and its users, and the three tables that a vendor
+-- already has: devices, subscriptions, licenses. Knows nothing about .ate files. In a Supabase project it sees that
+-- it is not needed and changes nothing; elsewhere it adds what is missing and leaves what it finds. Safe to run
+-- again.
 
 do $platform$
 declare
@@ -15,9 +16,10 @@ begin
     raise notice '00_platform: this is a Supabase project, nothing to do';
     return;
   end if;
-  perform pg_catalog.set_config('lock_timeout', '5s', true), pg_catalog.set_config('client_min_messages', 'warning', true);
+  perform pg_catalog.set_config('lock_timeout', '5s', true), pg_catalog.set_config('client_min_messages', 'warning',
+    true);
 
-  -- Roles -----------------------------------------------------------------------------------------------------------------
+  -- Roles -----------------------------------------------------------------------------------------------------------
   -- Roles belong to the cluster: another database of it may be creating the same one right now.
   for trusted in select unnest(array['anon', 'authenticated', 'service_role']) loop
     begin
@@ -28,7 +30,8 @@ begin
       null;
     end;
   end loop;
-  -- Where the migrating role may not hand out BYPASSRLS, the policies for service_role in the next file do the same work.
+  -- Where the migrating role may not hand out BYPASSRLS, the policies for service_role in the next file do the same
+  -- work.
   begin
     if not (select rolbypassrls from pg_catalog.pg_roles where rolname = 'service_role') then
       alter role service_role bypassrls;
@@ -48,7 +51,7 @@ begin
   end loop;
   grant usage on schema public to anon, authenticated, service_role;
 
-  -- Schema auth -------------------------------------------------------------------------------------------------------------
+  -- Schema auth -----------------------------------------------------------------------------------------------------
   create schema if not exists auth;
   grant usage on schema auth to anon, authenticated, service_role;
 
@@ -65,8 +68,8 @@ begin
   );
   alter table auth.users enable row level security;
 
-  -- A setting that was local to a finished transaction reads as '' afterwards, not as NULL. Bodies in this form are bound
-  -- when they are created: no search_path can bend them, and they can still be inlined.
+  -- A setting that was local to a finished transaction reads as '' afterwards, not as NULL. Bodies in this form are
+  -- bound when they are created: no search_path can bend them, and they can still be inlined.
   if to_regprocedure('auth.jwt()') is null then
     execute $f$
       create function auth.jwt() returns jsonb language sql stable return
@@ -97,7 +100,7 @@ begin
   end if;
   grant execute on function auth.jwt(), auth.uid(), auth.role(), auth.email() to anon, authenticated, service_role;
 
-  -- The vendor's tables -----------------------------------------------------------------------------------------------------
+  -- The vendor's tables ---------------------------------------------------------------------------------------------
   create table if not exists public.devices (
     id uuid primary key default gen_random_uuid(),
     user_id uuid references auth.users (id) on delete cascade,

@@ -1,16 +1,17 @@
 -- 10_ate_file_system.sql: the tables of the .ate file system, who may read them, and the plan data.
 --
--- Owns plans and their aliases, templates, files and their former versions, downloads, the generation queue and its history,
--- and the workers' list; ties subscriptions.plan_id to plans.name. Works over a vendor's devices, subscriptions and licenses
--- with rows in them, drops nothing, deletes nothing. Must not decide anything: who is entitled and what a job may do next is
--- in 11_ate_helper_functions.sql. Safe to run again; pastes whole into an SQL editor.
+-- Owns plans and their aliases, templates, files and their former versions, downloads, the generation queue and its
+-- history, and the workers' list; ties subscriptions.plan_id to plans.name. Works over a vendor's devices,
+-- subscriptions and licenses with rows in them, drops nothing, deletes nothing. Must not decide anything: who is
+-- entitled and what a job may do next is in 11_ate_helper_functions.sql. Safe to run again; pastes whole into an SQL
+-- editor.
 
 do $$ begin
   -- Rather fail and be run again than stand in the way of a purchase. Notices of what is there already help nobody.
   perform set_config('lock_timeout', '5s', true), set_config('client_min_messages', 'warning', true);
 end $$;
 
--- Plans -------------------------------------------------------------------------------------------------------------------
+-- Plans -------------------------------------------------------------------------------------------------------------
 
 create table if not exists public.plans (
   id uuid primary key default gen_random_uuid(),
@@ -44,7 +45,7 @@ insert into public.plan_aliases (alias, plan_name) values
   ('basic', 'starter'), ('premium', 'pro'), ('enterprise', 'max'), ('socialtouch_monthly_2980', 'starter')
 on conflict (alias) do nothing;
 
--- Templates -----------------------------------------------------------------------------------------------------------------
+-- Templates ---------------------------------------------------------------------------------------------------------
 
 -- One row per name: the version that is built now.
 create table if not exists public.ate_templates (
@@ -79,7 +80,7 @@ create table if not exists public.ate_template_versions (
   primary key (template_id, version)
 );
 
--- Files -----------------------------------------------------------------------------------------------------------------------
+-- Files -------------------------------------------------------------------------------------------------------------
 
 -- One row per device and template, for as long as both live: a link stays good and its download count goes on.
 create table if not exists public.ate_files (
@@ -93,7 +94,8 @@ create table if not exists public.ate_files (
   checksum varchar(64) not null,
   encryption_key_hash varchar(64) not null,
   generated_variables jsonb not null default '{}',
-  generation_status varchar(20) not null default 'success' check (generation_status in ('pending', 'success', 'failed')),
+  generation_status varchar(20) not null default 'success' check (generation_status in ('pending', 'success',
+    'failed')),
   download_count integer not null default 0,
   expires_at timestamptz,
   created_at timestamptz not null default now(),
@@ -155,7 +157,7 @@ alter table public.download_history add column if not exists reached_end boolean
 create index if not exists download_history_device on public.download_history (device_id, created_at desc);
 create index if not exists download_history_file on public.download_history (ate_file_id);
 
--- Queue -----------------------------------------------------------------------------------------------------------------------
+-- Queue -------------------------------------------------------------------------------------------------------------
 
 create table if not exists public.file_generation_queue (
   id uuid primary key default gen_random_uuid(),
@@ -173,8 +175,9 @@ create table if not exists public.file_generation_queue (
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.05);
 alter table public.file_generation_queue
   add column if not exists reason text not null default 'request',
-  -- When it may run, and where it stands: run_after plus half a minute per step of priority, so that time outweighs any
-  -- priority in the end and 10 runs under load too. The clock, not now(): rows of one statement have places of their own.
+  -- When it may run, and where it stands: run_after plus half a minute per step of priority, so that time outweighs
+  -- any priority in the end and 10 runs under load too. The clock, not now(): rows of one statement have places of
+  -- their own.
   add column if not exists run_after timestamptz not null default clock_timestamp(),
   add column if not exists sort_key timestamptz not null default now(),
   -- The fence: one more with every claim, never less.
@@ -209,17 +212,29 @@ end $$;
 -- A claim walks this one from its start; run_after is in it so that waiting rows cost no visit to the table.
 create index if not exists file_generation_queue_ready on public.file_generation_queue (sort_key, run_after)
   where status = 'queued';
-create unique index if not exists file_generation_queue_one_queued on public.file_generation_queue (device_id, template_id)
+create unique index if not exists file_generation_queue_one_queued on public.file_generation_queue (device_id,
+  template_id)
   where status = 'queued';
 create unique index if not exists file_generation_queue_one_processing
   on public.file_generation_queue (device_id, template_id) where status = 'processing';
--- A lease is there exactly while a job is processing. Said in other words than above, so that a probe for a device cannot
--- become a walk over this one: to a planner without statistics both are small.
+-- A lease is there exactly while a job is processing. Said in other words than above, so that a probe for a device
+-- cannot become a walk over this one: to a planner without statistics both are small.
 create index if not exists file_generation_queue_lease on public.file_generation_queue (lease_until, worker_id)
   where lease_until is not null;
 create index if not exists file_generation_queue_finished on public.file_generation_queue (finished_at)
   where finished_at is not null;
 create index if not exists file_generation_queue_device on public.file_generation_queue (device_id, created_at desc);
+
+-- A job's id begins with its time (UUID version 7), so that jobs of one batch are neighbours in the index.
+create or replace function public.ate_job_id() returns uuid
+language plpgsql volatile set search_path = '' as $$
+begin
+  return encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+    placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
+    52, 1), 53, 1), 'hex')::uuid;
+end $$;
+
+alter table public.file_generation_queue alter column id set default public.ate_job_id();
 
 -- Rows inserted by hand have their place in the line too.
 create or replace function public.ate_place_in_queue() returns trigger
@@ -260,8 +275,8 @@ create index if not exists file_generation_history_device
   on public.file_generation_history (device_id, finished_at desc);
 create index if not exists file_generation_history_finished on public.file_generation_history (finished_at);
 
--- One row per start of a worker. lock_held: its session lock was taken and tells whether it lives; false: only leases do
--- (behind a pooler that shares sessions, or with atelier.worker_lock = off).
+-- One row per start of a worker. lock_held: its session lock was taken and tells whether it lives; false: only leases
+-- do (behind a pooler that shares sessions, or with atelier.worker_lock = off).
 create table if not exists public.ate_workers (
   worker_id text primary key,
   host text,
@@ -274,7 +289,7 @@ create table if not exists public.ate_workers (
   gone_reason text
 ) with (fillfactor = 50);
 
--- The vendor's tables -----------------------------------------------------------------------------------------------------------
+-- The vendor's tables -----------------------------------------------------------------------------------------------
 
 -- A device's rank among its user's devices is asked with every claim.
 do $$ begin
@@ -322,7 +337,8 @@ begin
   end if;
 end $$;
 
--- A deleted device takes its jobs and files along. The jobs first: a worker that completes one locks in this order too.
+-- A deleted device takes its jobs and files along. The jobs first: a worker that completes one locks in this order
+-- too.
 create or replace function public.ate_lock_jobs() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -333,7 +349,7 @@ end $$;
 create or replace trigger ate_lock_jobs before delete
   on public.devices for each row execute function public.ate_lock_jobs();
 
--- Who may read what -------------------------------------------------------------------------------------------------------------
+-- Who may read what -------------------------------------------------------------------------------------------------
 
 -- The caller's devices, whatever the vendor's own policies say about reading that table.
 create or replace function public.ate_own_devices() returns setof uuid
@@ -342,9 +358,11 @@ begin
   return query select d.id from public.devices d where d.user_id = auth.uid();
 end $$;
 
-revoke all on function public.ate_own_devices(), public.ate_place_in_queue(), public.ate_translate_plan(),
+revoke all on function public.ate_job_id(), public.ate_own_devices(), public.ate_place_in_queue(),
+  public.ate_translate_plan(),
   public.ate_lock_jobs() from public, anon, authenticated, service_role;
 grant execute on function public.ate_own_devices() to authenticated;
+grant execute on function public.ate_job_id() to service_role;
 
 do $$
 declare

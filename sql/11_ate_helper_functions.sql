@@ -1,8 +1,9 @@
 -- 11_ate_helper_functions.sql: who is entitled, and what happens to a job from its request to its file.
 --
--- Owns the one function that decides about entitlement, the functions for users (get_*, queue_ate_generation), the purchase
--- triggers, and the worker's side of the queue (claim, complete, fail, release, renew) with the rescue of dead workers'
--- jobs. Must not know how a file is made or stored. Needs 10_ate_file_system.sql; safe to run again; pastes whole.
+-- Owns the one function that decides about entitlement, the functions for users (get_*, queue_ate_generation), the
+-- purchase triggers, and the worker's side of the queue (claim, complete, fail, release, renew) with the rescue of
+-- dead workers' jobs. Must not know how a file is made or stored. Needs 10_ate_file_system.sql; safe to run again;
+-- pastes whole.
 --
 -- Refusals have SQLSTATEs of their own; DETAIL is a short stable word, HINT says what to do:
 --   AT001  the device is unknown, or not the caller's (one and the same)
@@ -15,20 +16,21 @@
 --   AT008  an argument is malformed                            DETAIL: which one
 --   AT009  another content was published under this version
 --
--- Argument names are part of the interface and collide with columns: inside the functions a bare name is the column, an
--- argument is written with the function's name before it. Each statement of a VOLATILE function sees what was committed
--- before it began: several rules below rest on that (READ COMMITTED).
+-- Argument names are part of the interface and collide with columns: inside the functions a bare name is the column,
+-- an argument is written with the function's name before it. Each statement of a VOLATILE function sees what was
+-- committed before it began: several rules below rest on that (READ COMMITTED).
 --
--- Channels: ate_queue wakes workers; ate_jobs tells live views {"state": …, "ids": […]}, and they read the rows themselves.
+-- Channels: ate_queue wakes workers; ate_jobs tells live views {"state": …, "ids": […]}, and they read the rows
+-- themselves.
 
 do $$ begin
   perform set_config('lock_timeout', '5s', true), set_config('client_min_messages', 'warning', true);
 end $$;
 
--- Callers -------------------------------------------------------------------------------------------------------------------
+-- Callers -----------------------------------------------------------------------------------------------------------
 
--- 'service', 'user' or 'none'. The caller is the role in force: claims are worth nothing under any other role, and under
--- SECURITY DEFINER current_user is the function's owner, whom session_user may well be.
+-- 'service', 'user' or 'none'. The caller is the role in force: claims are worth nothing under any other role, and
+-- under SECURITY DEFINER current_user is the function's owner, whom session_user may well be.
 create or replace function public.ate_caller() returns text
 language plpgsql stable security definer set search_path = '' as $$
 declare
@@ -58,11 +60,11 @@ begin
   );
 end $$;
 
--- Entitlement ---------------------------------------------------------------------------------------------------------------
+-- Entitlement -------------------------------------------------------------------------------------------------------
 
--- The one function that decides. An active device with an active subscription and a valid, unexpired licence; or a device in
--- its trial; as long as its rank by age among its user's entitled devices is within its own plan's max_devices. The reason
--- is NULL for the entitled.
+-- The one function that decides. An active device with an active subscription and a valid, unexpired licence; or a
+-- device in its trial; as long as its rank by age among its user's entitled devices is within its own plan's
+-- max_devices. The reason is NULL for the entitled.
 create or replace function public.ate_entitlement(device_ids uuid[])
 returns table (device_id uuid, user_id uuid, device_hash text, plan_id uuid, plan_name text, plan_tools jsonb,
                expires_at timestamptz, entitled boolean, reason text)
@@ -83,7 +85,8 @@ begin
     select d.id, d.user_id, d.device_hash::text as device_hash, d.created_at, s.plan_id as wish,
       case when d.status = 'trial' then d.trial_ends_at else l.expires_at end as expires_at,
       case
-        when length(d.device_hash) not between 1 and 128 or d.device_hash ~ '^[.]|[^A-Za-z0-9._-]' then 'bad_device_hash'
+        when length(d.device_hash) not between 1 and 128 or d.device_hash ~ '^[.]|[^A-Za-z0-9._-]'
+          then 'bad_device_hash'
         when d.status = 'trial' then case when d.trial_ends_at > moment then null else 'trial_ended' end
         when d.status is distinct from 'active' then 'device_not_active'
         when s.id is null then 'no_subscription'
@@ -138,7 +141,7 @@ begin
   order by t.name = 'smartgram' desc, f.updated_at desc;
 end $$;
 
--- Requests ------------------------------------------------------------------------------------------------------------------
+-- Requests ----------------------------------------------------------------------------------------------------------
 
 create or replace function public.ate_notify_jobs(state text, ids uuid[]) returns void
 language plpgsql security definer set search_path = '' as $$
@@ -150,8 +153,8 @@ begin
   end loop;
 end $$;
 
--- Puts jobs in the queue, or touches those that are there. Never DO NOTHING: the touched row is locked until the caller
--- commits, so that no claim can take it and read what was true before.
+-- Puts jobs in the queue, or touches those that are there. Never DO NOTHING: the touched row is locked until the
+-- caller commits, so that no claim can take it and read what was true before.
 create or replace function public.ate_enqueue(device_ids uuid[], template_ids uuid[], priority integer, reason text)
 returns uuid[]
 language plpgsql security definer set search_path = '' as $$
@@ -162,8 +165,8 @@ declare
 begin
   with touched as (
     insert into public.file_generation_queue as q (device_id, template_id, priority, reason, run_after)
-    -- A purchase often comes in several transactions. While a part is missing the job waits for it a little; the part that
-    -- completes the purchase brings it forward.
+    -- A purchase often comes in several transactions. While a part is missing the job waits for it a little; the part
+    -- that completes the purchase brings it forward.
     select e.device_id, t.id, ate_enqueue.priority, ate_enqueue.reason,
       clock_timestamp() + case when e.entitled then interval '0' else interval '5 seconds' end
     from public.ate_entitlement(ate_enqueue.device_ids) e
@@ -215,7 +218,8 @@ begin
   select t.id into template from public.ate_templates t
   where t.name = queue_ate_generation.template_name and t.is_active;
   if template is null then
-    raise exception using errcode = 'AT003', detail = 'unknown_template', hint = 'Publish the template, or name another one.',
+    raise exception using errcode = 'AT003', detail = 'unknown_template',
+      hint = 'Publish the template, or name another one.',
       message = format('queue_ate_generation: template %s: unknown or inactive',
                        coalesce(queue_ate_generation.template_name, 'NULL'));
   end if;
@@ -231,7 +235,8 @@ create or replace function public.ate_reason_hint(reason text) returns text
 language plpgsql immutable set search_path = '' as $$
 begin
   return case reason
-    when 'bad_device_hash' then 'A device hash has 1 to 128 characters of A-Z a-z 0-9 . _ - and does not begin with a dot.'
+    when 'bad_device_hash'
+      then 'A device hash has 1 to 128 characters of A-Z a-z 0-9 . _ - and does not begin with a dot.'
     when 'trial_ended' then 'The trial is over: a subscription is needed.'
     when 'device_not_active' then 'Only an active device, or one in its trial, gets files.'
     when 'no_subscription' then 'The device has no subscription.'
@@ -244,7 +249,8 @@ begin
   end;
 end $$;
 
-create or replace function public.log_download(ate_file_id uuid, download_ip inet, user_agent text, bytes_downloaded bigint,
+create or replace function public.log_download(ate_file_id uuid, download_ip inet, user_agent text,
+  bytes_downloaded bigint,
                                                status text default 'completed', reached_end boolean default true)
 returns uuid
 language plpgsql security definer set search_path = '' as $$
@@ -257,7 +263,8 @@ begin
     raise exception using errcode = 'AT008', detail = 'status', hint = 'Use completed or failed.',
       message = format('log_download: status %s: unknown', coalesce(log_download.status, 'NULL'));
   elsif log_download.bytes_downloaded is null or log_download.bytes_downloaded < 0 then
-    raise exception using errcode = 'AT008', detail = 'bytes_downloaded', hint = 'Count the bytes that were really sent.',
+    raise exception using errcode = 'AT008', detail = 'bytes_downloaded',
+      hint = 'Count the bytes that were really sent.',
       message = 'log_download: bytes_downloaded: must be a number from 0 up';
   end if;
   -- Part of a file may be fetched many times; only a response that ends with its last byte is a download.
@@ -271,22 +278,24 @@ begin
     raise exception using errcode = 'AT006', detail = 'unknown', hint = 'The file may have gone with its device.',
       message = format('log_download: file %s: unknown', coalesce(log_download.ate_file_id::text, 'NULL'));
   end if;
-  insert into public.download_history (ate_file_id, device_id, download_ip, user_agent, status, bytes_downloaded, reached_end)
+  insert into public.download_history (ate_file_id, device_id, download_ip, user_agent, status, bytes_downloaded,
+    reached_end)
   values (log_download.ate_file_id, device, log_download.download_ip, log_download.user_agent, log_download.status,
           log_download.bytes_downloaded, coalesce(log_download.reached_end, false))
   returning id into entry;
   return entry;
 end $$;
 
--- Purchases -----------------------------------------------------------------------------------------------------------------
--- Per statement, over all its rows. Which device is entitled is not asked here: another transaction may be committing the
--- missing part right now. The job asks when it runs.
+-- Purchases ---------------------------------------------------------------------------------------------------------
+-- Per statement, over all its rows. Which device is entitled is not asked here: another transaction may be committing
+-- the missing part right now. The job asks when it runs.
 
 create or replace function public.ate_purchased(device_ids uuid[]) returns void
 language plpgsql security definer set search_path = '' as $$
 begin
   if cardinality(device_ids) > 0 then
-    perform public.ate_enqueue(device_ids, array(select t.id from public.ate_templates t where t.is_active), 5, 'purchase');
+    perform public.ate_enqueue(device_ids, array(select t.id from public.ate_templates t where t.is_active), 5,
+      'purchase');
   end if;
 end $$;
 
@@ -349,7 +358,8 @@ end $$;
 create or replace trigger ate_subscription_inserted after insert on public.subscriptions
   referencing new table as new_rows for each statement execute function public.ate_on_subscriptions();
 create or replace trigger ate_subscription_updated after update on public.subscriptions
-  referencing old table as old_rows new table as new_rows for each statement execute function public.ate_on_subscriptions();
+  referencing old table as old_rows new table as new_rows
+    for each statement execute function public.ate_on_subscriptions();
 create or replace trigger ate_device_inserted after insert on public.devices
   referencing new table as new_rows for each statement execute function public.ate_on_devices();
 create or replace trigger ate_device_updated after update on public.devices
@@ -359,12 +369,13 @@ create or replace trigger ate_license_inserted after insert on public.licenses
 create or replace trigger ate_license_updated after update on public.licenses
   referencing old table as old_rows new table as new_rows for each statement execute function public.ate_on_licenses();
 
--- Jobs that go back ---------------------------------------------------------------------------------------------------------
+-- Jobs that go back -------------------------------------------------------------------------------------------------
 
--- Ends a run without a file. cost 1: the run counts against max_retries; 0: it does not. delay NULL: exponential backoff
--- with full jitter. The rows are locked by the caller. A row that may not go back, because a newer one is queued, becomes
--- cancelled. Gives the rows' new status.
-create or replace function public.ate_put_back(queue_ids uuid[], cost integer, permanent boolean, delay interval, code text,
+-- Ends a run without a file. cost 1: the run counts against max_retries; 0: it does not. delay NULL: exponential
+-- backoff with full jitter. The rows are locked by the caller. A row that may not go back, because a newer one is
+-- queued, becomes cancelled. Gives the rows' new status.
+create or replace function public.ate_put_back(queue_ids uuid[], cost integer, permanent boolean, delay interval,
+  code text,
                                                message text)
 returns table (queue_id uuid, status text)
 language plpgsql security definer set search_path = '' as $$
@@ -414,7 +425,7 @@ begin
   return query select a.id, a.status::text from unnest(after) a;
 end $$;
 
--- Workers -------------------------------------------------------------------------------------------------------------------
+-- Workers -----------------------------------------------------------------------------------------------------------
 
 create or replace function public.ate_worker_key(worker_id text) returns bigint
 language plpgsql immutable set search_path = '' as $$
@@ -422,7 +433,8 @@ begin
   return hashtextextended('atelier worker ' || worker_id, 0);
 end $$;
 
--- Gives back the jobs of workers whose lock is gone, and those whose lease is over. One look at pg_locks for all of them.
+-- Gives back the jobs of workers whose lock is gone, and those whose lease is over. One look at pg_locks for all of
+-- them.
 create or replace function public.rescue_ate_generations() returns integer
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -458,8 +470,8 @@ begin
   return coalesce(cardinality(lost), 0) + cardinality(ids);
 end $$;
 
--- Four times a second at most, and with the first claim of a session: signs of life, then the rescue of others.
--- The session keeps the worker's lock. When another session has it (a pooler that shares sessions, or one left over), or
+-- Four times a second at most, and with the first claim of a session: signs of life, then the rescue of others. The
+-- session keeps the worker's lock. When another session has it (a pooler that shares sessions, or one left over), or
 -- atelier.worker_lock is off, the lock says nothing about this worker: from then on only its leases count.
 create or replace function public.ate_worker_tick(worker_id text) returns void
 language plpgsql security definer set search_path = '' as $$
@@ -478,7 +490,8 @@ begin
     held := (select w.lock_held from public.ate_workers w where w.worker_id = me);
   end if;
   insert into public.ate_workers as w (worker_id, host, pid, backend_pid, lock_held, started_at, last_seen)
-  values (me, parts[1], parts[2]::integer, pg_backend_pid(), coalesce(held, false), clock_timestamp(), clock_timestamp())
+  values (me, parts[1], parts[2]::integer, pg_backend_pid(), coalesce(held, false), clock_timestamp(),
+    clock_timestamp())
   on conflict (worker_id) do update set
     backend_pid = excluded.backend_pid, lock_held = w.lock_held and excluded.lock_held, last_seen = excluded.last_seen,
     gone_at = null, gone_reason = null;
@@ -492,7 +505,8 @@ create or replace function public.claim_ate_generations(worker_id text, batch_si
                                                         only_queue_id uuid default null)
 returns table (queue_id uuid, attempt integer, device_id uuid, device_hash text, template_id uuid, template_name text,
                template_version text, template_path text, file_structure jsonb, plan_id uuid, plan_name text,
-               plan_tools jsonb, license_expires_at timestamptz, generation_params jsonb, generation integer, container text,
+               plan_tools jsonb, license_expires_at timestamptz, generation_params jsonb, generation integer,
+                 container text,
                template_runtime text, content_sha256 text, required_variables jsonb, user_id uuid, priority integer,
                retry_count integer, max_retries integer, reason text, queued_at timestamptz)
 language plpgsql security definer rows 50
@@ -511,7 +525,8 @@ declare
   claimed integer;
 begin
   if me is null or length(me) not between 1 and 200 then
-    raise exception using errcode = 'AT008', detail = 'worker_id', hint = 'Name one start of a process: host, pid, random.',
+    raise exception using errcode = 'AT008', detail = 'worker_id',
+      hint = 'Name one start of a process: host, pid, random.',
       message = 'claim_ate_generations: worker_id: must have 1 to 200 characters';
   elsif batch_size is null or batch_size not between 1 and 1000 then
     raise exception using errcode = 'AT008', detail = 'batch_size', hint = 'Use 1 to 1000.',
@@ -536,9 +551,9 @@ begin
         where p.status = 'processing' and p.device_id = q.device_id and p.template_id = q.template_id)
       for update of q skip locked) c;
   else
-    -- An old snapshot elsewhere keeps every row that was ever claimed in the index, at its start. So a session begins where
-    -- its last claim ended, and from the start again after a tenth of a second (longer where that is slow), or when it
-    -- finds nothing: more urgent jobs that came in since stand before its mark.
+    -- An old snapshot elsewhere keeps every row that was ever claimed in the index, at its start. So a session begins
+    -- where its last claim ended, and from the start again after a tenth of a second (longer where that is slow), or
+    -- when it finds nothing: more urgent jobs that came in since stand before its mark.
     if nullif(current_setting('atelier.claim_until', true), '')::float8 > extract(epoch from moment) then
       low := to_timestamp(nullif(current_setting('atelier.claim_mark', true), '')::float8) - interval '1 millisecond';
     end if;
@@ -547,7 +562,8 @@ begin
       into ids, devices, templates, mark from (
         select q.id, q.device_id, q.template_id, q.sort_key from public.file_generation_queue q
         where q.status = 'queued' and q.sort_key >= coalesce(low, '-infinity') and q.run_after <= moment
-          -- A scalar subquery is a probe of the index for each row; NOT EXISTS may become a walk over all in processing.
+          -- A scalar subquery is a probe of the index for each row; NOT EXISTS may become a walk over all in
+          -- processing.
           and (select p.id from public.file_generation_queue p
                where p.status = 'processing' and p.device_id = q.device_id and p.template_id = q.template_id) is null
         order by q.sort_key limit claim_ate_generations.batch_size for update of q skip locked) c;
@@ -564,8 +580,8 @@ begin
     return;
   end if;
 
-  -- … then read, in a statement that sees what was committed up to now. A purchase that comes later finds no queued row and
-  -- makes a new one.
+  -- … then read, in a statement that sees what was committed up to now. A purchase that comes later finds no queued
+  -- row and makes a new one.
   return query
   with entitlement as materialized (
     select * from public.ate_entitlement(devices)
@@ -596,8 +612,10 @@ begin
       q.generation_params, f.generation, f.container, f.runtime, f.content_sha256, f.required_variables, f.user_id,
       q.priority, q.retry_count, q.max_retries, q.reason, q.created_at
   )
-  select t.id, t.attempt, t.device_id, t.device_hash, t.template_id, t.template_name, t.template_version, t.template_path,
-    t.file_structure, t.plan_id, t.plan_name, t.plan_tools, t.expires_at, t.generation_params, t.generation, t.container,
+  select t.id, t.attempt, t.device_id, t.device_hash, t.template_id, t.template_name, t.template_version,
+    t.template_path,
+    t.file_structure, t.plan_id, t.plan_name, t.plan_tools, t.expires_at, t.generation_params, t.generation,
+      t.container,
     t.runtime, t.content_sha256, t.required_variables, t.user_id, t.priority, t.retry_count, t.max_retries, t.reason,
     t.created_at
   from taken t where t.refusal is null order by t.place;
@@ -611,8 +629,9 @@ begin
 end $$;
 
 -- Many jobs in one statement: what is wrong with one spoils no other. Each member is {queue_id, file_path, file_size,
--- checksum, encryption_key_hash, attempt?, generated_variables?, verdict?, usage?}; the artifact's particulars come from
--- generated_variables. An error is "word: text" with one of the words malformed, duplicate, unknown, stale, not_processing.
+-- checksum, encryption_key_hash, attempt?, generated_variables?, verdict?, usage?}; the artifact's particulars come
+-- from generated_variables. An error is "word: text" with one of the words malformed, duplicate, unknown, stale,
+-- not_processing.
 create or replace function public.complete_ate_generations(jobs jsonb)
 returns table (queue_id uuid, ate_file_id uuid, error text)
 language plpgsql security definer rows 50
@@ -657,7 +676,8 @@ begin
         error_code = null, error_message = null
       from member m
       where q.id = m.queue_id and m.nth = 1 and q.lease_until is not null and q.attempt = coalesce(m.attempt, q.attempt)
-      returning q.id, q.device_id, q.template_id, q.device_hash, q.plan_id, q.plan_tools, q.template_version, q.container,
+      returning q.id, q.device_id, q.template_id, q.device_hash, q.plan_id, q.plan_tools, q.template_version,
+        q.container,
         q.generation, q.license_expires_at, m.e, coalesce(nullif(m.e -> 'generated_variables', 'null'), '{}') as made
     ), retired as (
       insert into public.ate_file_versions (ate_file_id, device_id, template_id, plan_id, artifact_id, generation,
@@ -687,7 +707,8 @@ begin
         file_size_bytes = excluded.file_size_bytes, checksum = excluded.checksum,
         encryption_key_hash = excluded.encryption_key_hash, generated_variables = excluded.generated_variables,
         generation_status = 'success', expires_at = excluded.expires_at, updated_at = excluded.updated_at,
-        artifact_id = excluded.artifact_id, generation = excluded.generation, template_version = excluded.template_version,
+        artifact_id = excluded.artifact_id, generation = excluded.generation,
+          template_version = excluded.template_version,
         container = excluded.container, tools = excluded.tools, master_key_id = excluded.master_key_id,
         signer_id = excluded.signer_id, is_active = true, queue_id = excluded.queue_id
       returning id, queue_id
@@ -695,7 +716,8 @@ begin
       select m.n, m.queue_id, m.attempt, m.nth, w.id as file_id, null::text as fault
       from member m left join filed w on w.queue_id = m.queue_id and m.nth = 1
       union all
-      select r.n, case when r.fault not in ('queue_id', 'not an object') then (r.e ->> 'queue_id')::uuid end, null, 1, null,
+      select r.n, case when r.fault not in ('queue_id', 'not an object') then (r.e ->> 'queue_id')::uuid end, null, 1,
+        null,
         'malformed: ' || r.fault
       from raw r where not r.good
     )
@@ -726,7 +748,8 @@ declare
   word constant text := split_part(problem, ':', 1);
 begin
   raise exception using
-    errcode = case word when 'stale' then 'AT005' when 'unknown' then 'AT006' when 'not_processing' then 'AT007' else 'AT008' end,
+    errcode = case word when 'stale' then 'AT005' when 'unknown' then 'AT006' when 'not_processing' then 'AT007'
+      else 'AT008' end,
     message = format('%s: job %s: %s', operation, coalesce(queue_id::text, 'NULL'), problem),
     detail = case word when 'not_processing' then substring(problem from '[a-z]+$')
                        when 'malformed' then substring(problem from '[a-z_]+$') else word end,
@@ -737,7 +760,8 @@ begin
       else 'Check the arguments.' end;
 end $$;
 
-create or replace function public.complete_ate_generation(queue_id uuid, file_path text, file_size bigint, checksum text,
+create or replace function public.complete_ate_generation(queue_id uuid, file_path text, file_size bigint,
+  checksum text,
                                                           encryption_key_hash text, attempt integer default null,
                                                           generated_variables jsonb default null) returns uuid
 language plpgsql security definer set search_path = '' as $$
@@ -759,7 +783,8 @@ end $$;
 -- Gives the job's new status: queued (it will run again), failed, or cancelled (a newer one is queued). A message that
 -- begins with a word and a colon gives the error code.
 create or replace function public.fail_ate_generation(queue_id uuid, error_message text, attempt integer default null,
-                                                      permanent boolean default false, retry_after interval default null)
+                                                      permanent boolean default false,
+                                                        retry_after interval default null)
 returns text
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -827,7 +852,7 @@ begin
   return renewed;
 end $$;
 
--- Who may call what -----------------------------------------------------------------------------------------------------------
+-- Who may call what -------------------------------------------------------------------------------------------------
 
 do $$
 declare
@@ -845,7 +870,8 @@ begin
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
     if f.name in ('get_device_plan_info', 'get_download_info', 'queue_ate_generation') then
       execute format('grant execute on function %s to authenticated, service_role', f.signature);
-    elsif f.name in ('ate_entitlement', 'rescue_ate_generations', 'log_download') or f.name ~ '_ate_(generations?|lease)$' then
+    elsif f.name in ('ate_entitlement', 'rescue_ate_generations', 'log_download')
+      or f.name ~ '_ate_(generations?|lease)$' then
       execute format('grant execute on function %s to service_role', f.signature);
     end if;
   end loop;

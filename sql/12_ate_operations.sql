@@ -1,18 +1,20 @@
 -- 12_ate_operations.sql: what operators, the keeper and live views ask of the queue, the files and the templates.
 --
--- Owns publishing a template, redrive and cancel, stages of a running job, the place in the line, and the sweeps of the
--- clock: expiry, trimming, former objects. All but the place in the line are the service's alone. Must not decide about
--- entitlement or change how a job runs: that is 11_ate_helper_functions.sql, whose SQLSTATEs are used here too.
+-- Owns publishing a template, redrive and cancel, stages of a running job, the place in the line, and the sweeps of
+-- the clock: expiry, trimming, former objects. All but the place in the line are the service's alone. Must not decide
+-- about entitlement or change how a job runs: that is 11_ate_helper_functions.sql, whose SQLSTATEs are used here too.
 
 do $$ begin
   perform set_config('lock_timeout', '5s', true), set_config('client_min_messages', 'warning', true);
 end $$;
 
--- Templates -----------------------------------------------------------------------------------------------------------------
+-- Templates ---------------------------------------------------------------------------------------------------------
 
--- Publishes a version, or makes one that was published before the current one again. Other content under a version that
--- exists is refused. requeue: build the file of every entitled device anew, behind everything that is more urgent.
-create or replace function public.publish_ate_template(name text, version text, template_path text, file_structure jsonb,
+-- Publishes a version, or makes one that was published before the current one again. Other content under a version
+-- that exists is refused. requeue: build the file of every entitled device anew, behind everything that is more
+-- urgent.
+create or replace function public.publish_ate_template(name text, version text, template_path text,
+  file_structure jsonb,
   required_variables jsonb, content_sha256 text, description text default null, runtime text default 'autotouch',
   container text default 'ate1', requeue boolean default false) returns uuid
 language plpgsql security definer set search_path = '' as $$
@@ -48,7 +50,8 @@ begin
   if not found then
     insert into public.ate_template_versions (template_id, version, template_path, file_structure, required_variables,
       description, runtime, container, content_sha256)
-    values (template, publish_ate_template.version, publish_ate_template.template_path, publish_ate_template.file_structure,
+    values (template, publish_ate_template.version, publish_ate_template.template_path,
+      publish_ate_template.file_structure,
       publish_ate_template.required_variables, publish_ate_template.description,
       coalesce(publish_ate_template.runtime, 'autotouch'), coalesce(publish_ate_template.container, 'ate1'),
       lower(publish_ate_template.content_sha256));
@@ -60,7 +63,8 @@ begin
 
   update public.ate_templates t set
     version = v.version, template_path = publish_ate_template.template_path, file_structure = v.file_structure,
-    required_variables = v.required_variables, description = v.description, runtime = v.runtime, container = v.container,
+    required_variables = v.required_variables, description = v.description, runtime = v.runtime,
+      container = v.container,
     content_sha256 = v.content_sha256, is_active = true, updated_at = clock_timestamp()
   from public.ate_template_versions v
   where t.id = template and v.template_id = template and v.version = publish_ate_template.version;
@@ -74,9 +78,10 @@ begin
   return template;
 end $$;
 
--- Jobs ----------------------------------------------------------------------------------------------------------------------
+-- Jobs --------------------------------------------------------------------------------------------------------------
 
--- Stops a job for good; its worker learns of it when it wants to complete. Gives true when there was something to stop.
+-- Stops a job for good; its worker learns of it when it wants to complete. Gives true when there was something to
+-- stop.
 create or replace function public.cancel_ate_generation(queue_id uuid, reason text default null) returns boolean
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -91,15 +96,16 @@ begin
     return false;
   end if;
   update public.file_generation_queue q set
-    status = 'cancelled', lease_until = null, stage = null, updated_at = clock_timestamp(), finished_at = clock_timestamp(),
+    status = 'cancelled', lease_until = null, stage = null, updated_at = clock_timestamp(),
+      finished_at = clock_timestamp(),
     error_code = 'cancelled', error_message = coalesce('cancelled: ' || cancel_ate_generation.reason, 'cancelled')
   where q.id = cancel_ate_generation.queue_id;
   perform public.ate_notify_jobs('cancelled', array[cancel_ate_generation.queue_id]);
   return true;
 end $$;
 
--- Runs a failed or cancelled job again, with all its retries, also from the history. Gives the id of the job that will run:
--- another one where a newer is queued already.
+-- Runs a failed or cancelled job again, with all its retries, also from the history. Gives the id of the job that
+-- will run: another one where a newer is queued already.
 create or replace function public.retry_ate_generation(queue_id uuid) returns uuid
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -139,7 +145,8 @@ begin
     insert into public.file_generation_queue as q (device_id, template_id, priority, reason)
     values (job.device_id, job.template_id, job.priority, 'retry')
     on conflict (device_id, template_id) where status = 'queued' do update set
-      priority = least(q.priority, excluded.priority), run_after = least(q.run_after, excluded.run_after), retry_count = 0,
+      priority = least(q.priority, excluded.priority), run_after = least(q.run_after, excluded.run_after),
+        retry_count = 0,
       updated_at = clock_timestamp()
     returning q.id into waiting;
   end if;
@@ -148,8 +155,8 @@ begin
   return waiting;
 end $$;
 
--- What running jobs are doing, for live views: members {queue_id, attempt, stage?, verdict?, usage?}. Members that are no
--- longer running are passed over; gives the number of the others.
+-- What running jobs are doing, for live views: members {queue_id, attempt, stage?, verdict?, usage?}. Members that
+-- are no longer running are passed over; gives the number of the others.
 create or replace function public.report_ate_generations(jobs jsonb) returns integer
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -197,7 +204,8 @@ declare
   template uuid;
   queued integer := 0;
 begin
-  for template in select distinct f.template_id from public.ate_files f join public.ate_templates t on t.id = f.template_id
+  for template in select distinct f.template_id from public.ate_files f
+    join public.ate_templates t on t.id = f.template_id
                   where f.master_key_id = requeue_ate_files.master_key_id and t.is_active order by f.template_id loop
     queued := queued + coalesce(cardinality(public.ate_enqueue(array(
       select e.device_id from public.ate_entitlement(array(
@@ -208,7 +216,7 @@ begin
   return queued;
 end $$;
 
--- The clock's sweeps: in batches, each call a short transaction; 0 means nothing is left ------------------------------------
+-- The clock's sweeps: in batches, each call a short transaction; 0 means nothing is left ----------------------------
 
 -- Files whose time is over become inactive.
 create or replace function public.expire_ate_files(batch integer default 1000) returns integer
@@ -225,7 +233,8 @@ begin
 end $$;
 
 -- Finished jobs leave the queue; workers that ended long ago leave the list.
-create or replace function public.trim_ate_queue(batch integer default 1000, older interval default '1 day') returns integer
+create or replace function public.trim_ate_queue(batch integer default 1000, older interval default '1 day')
+  returns integer
 language plpgsql security definer set search_path = '' as $$
 declare
   moved integer;
@@ -241,8 +250,10 @@ begin
   insert into public.file_generation_history (id, device_id, template_id, priority, status, reason, generation_params,
     retry_count, max_retries, attempt, worker_id, plan_id, template_version, generation, verdict, usage, error_code,
     error_message, created_at, claimed_at, finished_at)
-  select g.id, g.device_id, g.template_id, g.priority, g.status, g.reason, g.generation_params, g.retry_count, g.max_retries,
-    g.attempt, g.worker_id, g.plan_id, g.template_version, g.generation, g.verdict, g.usage, g.error_code, g.error_message,
+  select g.id, g.device_id, g.template_id, g.priority, g.status, g.reason, g.generation_params, g.retry_count,
+    g.max_retries,
+    g.attempt, g.worker_id, g.plan_id, g.template_version, g.generation, g.verdict, g.usage, g.error_code,
+      g.error_message,
     g.created_at, g.claimed_at, g.finished_at
   from gone g
   on conflict (id) do nothing;
@@ -289,7 +300,7 @@ begin
   return marked;
 end $$;
 
--- Who may call what -----------------------------------------------------------------------------------------------------------
+-- Who may call what -------------------------------------------------------------------------------------------------
 
 do $$
 declare
@@ -299,7 +310,8 @@ begin
     select p.oid::regprocedure as signature, p.proname as name from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'publish_ate_template', 'cancel_ate_generation', 'retry_ate_generation', 'report_ate_generations',
-      'ate_queue_position', 'requeue_ate_files', 'expire_ate_files', 'trim_ate_queue', 'trim_ate_history', 'list_ate_purge',
+      'ate_queue_position', 'requeue_ate_files', 'expire_ate_files', 'trim_ate_queue', 'trim_ate_history',
+        'list_ate_purge',
       'mark_ate_purged')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
