@@ -146,15 +146,23 @@ static int copy_source(int fd, const char *source)
     return err;
 }
 
-/* Fills the temporary file and syncs it. */
-static int fill(int folder, const char *temporary, struct job *job)
+/* Another process may have had our number, and have left a file when it crashed: the next name is tried then. */
+static int create_temporary(int folder, char name[NAME_MAX + 1])
 {
-    int fd, err;
+    int fd;
 
-    job->step = "create";
-    fd = openat(folder, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
-    if (fd < 0)
-        return errno;
+    do {
+        snprintf(name, NAME_MAX + 1, ".%ld.%lu.tmp", (long)getpid(), atomic_fetch_add(&temporary_number, 1));
+        fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
+    } while (fd < 0 && errno == EEXIST);
+    return fd;
+}
+
+/* Fills the temporary file, syncs and closes it. */
+static int fill(int fd, struct job *job)
+{
+    int err;
+
     job->step = "write";
     err = job->source[0] != '\0' ? copy_source(fd, job->source) : write_parts(fd, job->parts, job->nparts);
     if (err == 0) {
@@ -188,10 +196,13 @@ static int take_over(int folder, const char *base, struct job *job)
 static int write_new(int folder, const char *base, struct job *job)
 {
     char temporary[NAME_MAX + 1];
-    int err;
+    int fd, err;
 
-    snprintf(temporary, sizeof temporary, ".%ld.%lu.tmp", (long)getpid(), atomic_fetch_add(&temporary_number, 1));
-    err = fill(folder, temporary, job);
+    job->step = "create";
+    fd = create_temporary(folder, temporary);
+    if (fd < 0)
+        return errno;
+    err = fill(fd, job);
     if (err == 0) {
         job->step = "rename";
         err = renameat2(folder, temporary, folder, base, RENAME_NOREPLACE) == 0 ? 0 : errno;

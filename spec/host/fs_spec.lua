@@ -1,6 +1,7 @@
 local fs = require "atelier.fs"
 local oom = require "oom"
 local program = require "spec.support.program"
+local unistd = require "posix.unistd"
 
 local function read(path)
   local file = io.open(path, "rb")
@@ -81,6 +82,19 @@ describe("atelier.fs", function()
     assert.matches("put: same", message, 1, true)
     assert.equal("old", read(dir .. "/same"))
     assert.equal("same\n", listing(dir))
+  end)
+
+  it("is not hindered by what a process with its number left when it crashed", function()
+    local left = {}
+    for number = 0, 2000 do
+      left[number] = (".%d.%d.tmp"):format(unistd.getpid(), number)
+      assert(io.open(dir .. "/" .. left[number], "wb")):close()
+    end
+    assert.is_true(pool:wait(assert(pool:put("new", { "x" }))))
+    assert.equal("x", read(dir .. "/new"))
+    for _, name in pairs(left) do
+      assert.equal("", read(dir .. "/" .. name))
+    end
   end)
 
   it("takes over a file, by moving it or, from another file system, by copying", function()
