@@ -209,24 +209,26 @@ static int write_new(int folder, const char *base, struct job *job)
     }
     if (err != 0)
         unlinkat(folder, temporary, 0);
-    else if (job->source[0] != '\0')
-        unlink(job->source);
     return err;
 }
 
 static int perform(int root, struct job *job)
 {
     const char *base;
-    int folder, err;
+    int folder, err, written;
 
     err = enter_folders(root, job->name, &folder, &base, &job->step);
     if (err != 0)
         return err;
     err = job->source[0] != '\0' ? take_over(folder, base, job) : EXDEV;
-    if (err == EXDEV)
+    written = err == EXDEV;
+    if (written)
         err = write_new(folder, base, job);
     if (err == 0)
         err = sync_folder(folder, &job->step);
+    /* Not before: a crash could keep this and lose the new name, and the file would be nowhere. */
+    if (err == 0 && written && job->source[0] != '\0')
+        unlink(job->source);
     close(folder);
     return err;
 }
@@ -472,7 +474,8 @@ static int await(struct pool *pool, const struct job *job, lua_Number seconds)
  * @tparam integer ticket
  * @tparam[opt=30] number timeout seconds
  * @treturn[1] boolean true: the file is there, synced
- * @return[2] nil: there is no file (with "timeout": not known yet, wait again)
+ * @return[2] nil: there is no file (with "timeout": not known yet, wait again; when it is the folder that
+ *   could not be synced, the file is there but may not last)
  * @treturn[2] string message
  * @treturn[2] string code: "timeout", or the errno's symbol ("EEXIST": the name is taken)
  */
