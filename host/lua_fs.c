@@ -423,6 +423,7 @@ static int l_put(lua_State *L)
     else
         nparts = check_parts(L, 3, parts);
     luaL_argcheck(L, source == NULL || (source[0] != '\0' && strlen(source) < PATH_MAX), 3, "not a path");
+    check_pool(L, 1); /* again, for the last time: what was made above may have run a finaliser that closed it */
     slot = (size_t)(pool->last_ticket + 1) % SLOTS;
     if (pool->all[slot] != NULL)
         return fail(L, "busy", "put: %s: %d puts wait to be collected", lua_tostring(L, 2), (int)SLOTS);
@@ -486,22 +487,23 @@ static int l_wait(lua_State *L)
     lua_Number seconds = luaL_optnumber(L, 3, 30);
     size_t slot = (size_t)ticket % SLOTS;
     struct job *job = pool->all[slot];
+    char object[MAX_NAME + 32];
     int err;
 
     luaL_argcheck(L, ticket > 0 && job != NULL && job->ticket == ticket, 2, "no such ticket, or already collected");
     luaL_argcheck(L, seconds >= 0 && seconds <= 86400, 3, "must be between 0 and 86,400 seconds");
     if (!await(pool, job, seconds))
         return fail(L, "timeout", "put: %s: not synced within %g s", job->name, seconds);
-    lua_getiuservalue(L, 1, 1);
-    err = job->err;
-    lua_pushfstring(L, "%s: %s", "put", job->name);
-    lua_pushstring(L, job->step != NULL ? job->step : "");
-    lua_pushnil(L);
-    lua_rawseti(L, -4, (lua_Integer)slot);
+    /* Out of the pool before Lua makes anything: a finaliser may use the pool, or close it. */
     pool->all[slot] = NULL;
+    lua_getiuservalue(L, 1, 1);
+    lua_pushnil(L);
+    lua_rawseti(L, -2, (lua_Integer)slot);
+    err = job->err;
+    snprintf(object, sizeof object, "%s: %s", job->name, job->step);
     free(job);
     if (err != 0)
-        return fail_errno(L, err, lua_tostring(L, -2), lua_tostring(L, -1));
+        return fail_errno(L, err, "put", object);
     lua_pushboolean(L, 1);
     return 1;
 }

@@ -142,6 +142,25 @@ describe("atelier.fs", function()
     assert.equal(50, count)
   end)
 
+  it("bears a finaliser that closes the pool while it is used", function()
+    local function use(p, name)
+      local ticket = p:put(name, { "x" })
+      setmetatable({}, { __gc = function() p:close() end })
+      p:wait(ticket)
+      p:put(name .. ".2", { "x" })
+    end
+    collectgarbage("incremental", 10, 1000)
+    finally(function() collectgarbage("incremental", 200, 100) end)
+    for i = 1, 200 do
+      local p <close> = assert(fs.pool(dir, 1))
+      for _ = 1, i % 40 do
+        local _ = {}
+      end
+      local ok, message = pcall(use, p, "f" .. i)
+      assert(ok or message:find("pool is closed", 1, true), message)
+    end
+  end)
+
   it("reports a folder that is missing or is none", function()
     local ok, message, code = fs.pool(dir .. "/none")
     assert.is_nil(ok)
