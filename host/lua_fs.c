@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/sendfile.h>
@@ -43,6 +44,7 @@ struct job {
 
 struct pool {
     int root;                /* descriptor of the folder, -1 = closed */
+    pid_t owner;             /* a forked child has the struct, but none of the threads */
     int nthreads, stopping;
     lua_Integer last_ticket;
     struct job *todo, **todo_end; /* not begun, oldest first */
@@ -268,25 +270,36 @@ static struct pool *check_pool(lua_State *L, int arg)
 {
     struct pool *pool = luaL_checkudata(L, arg, POOL_MT);
     luaL_argcheck(L, pool->root >= 0, arg, "pool is closed");
+    luaL_argcheck(L, pool->owner == getpid(), arg, "pool belongs to another process");
     return pool;
 }
 
-/* Lets the threads finish what was put, joins them, frees everything. Idempotent. */
-static void pool_close(struct pool *pool)
+/* Lets the threads finish what was put and joins them. */
+static void pool_stop(struct pool *pool)
 {
-    if (pool->root < 0)
-        return;
     pthread_mutex_lock(&pool->lock);
     pool->stopping = 1;
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->lock);
     for (int i = 0; i < pool->nthreads; i++)
         pthread_join(pool->threads[i], NULL);
-    for (size_t i = 0; i < SLOTS; i++)
-        free(pool->all[i]);
     pthread_cond_destroy(&pool->finished);
     pthread_cond_destroy(&pool->work);
     pthread_mutex_destroy(&pool->lock);
+}
+
+/*
+ * Frees everything. Idempotent. In a forked child the lock may be held for ever, and the conditions wait for threads
+ * that are not there: it leaves them alone, and the files are the parent's to write.
+ */
+static void pool_close(struct pool *pool)
+{
+    if (pool->root < 0)
+        return;
+    if (pool->owner == getpid())
+        pool_stop(pool);
+    for (size_t i = 0; i < SLOTS; i++)
+        free(pool->all[i]);
     close(pool->root);
     pool->root = -1;
     managed_live--;
@@ -304,6 +317,22 @@ static void pool_init_sync(struct pool *pool)
     pthread_condattr_destroy(&monotonic);
 }
 
+/* Starts up to `n` threads; an errno when that is not all. They take no signal: the program waits for those. */
+static int pool_start(struct pool *pool, int n)
+{
+    sigset_t all, before;
+    int err = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (err == 0 && pool->nthreads < n) {
+        err = pthread_create(&pool->threads[pool->nthreads], NULL, thread_main, pool);
+        pool->nthreads += err == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return err;
+}
+
 /***
  * Opens a folder for durable writing.
  * @function pool
@@ -319,12 +348,13 @@ static int l_pool(lua_State *L)
     const char *folder = luaL_checkstring(L, 1);
     lua_Integer threads = luaL_optinteger(L, 2, 8);
     struct pool *pool;
-    int err = 0;
+    int err;
 
     luaL_argcheck(L, threads >= 1 && threads <= MAX_THREADS, 2, "must be between 1 and 64 threads");
     pool = lua_newuserdatauv(L, sizeof *pool, 1);
     memset(pool, 0, sizeof *pool);
     pool->root = -1;
+    pool->owner = getpid();
     pool->todo_end = &pool->todo;
     luaL_setmetatable(L, POOL_MT);
     lua_newtable(L);
@@ -334,10 +364,7 @@ static int l_pool(lua_State *L)
         return fail_errno(L, errno, "open folder", folder);
     managed_live++;
     pool_init_sync(pool);
-    while (err == 0 && pool->nthreads < threads) {
-        err = pthread_create(&pool->threads[pool->nthreads], NULL, thread_main, pool);
-        pool->nthreads += err == 0;
-    }
+    err = pool_start(pool, (int)threads);
     if (pool->nthreads == 0) { /* fewer than asked for is only slower */
         pool_close(pool);
         return fail_errno(L, err, "start thread", folder);
@@ -509,7 +536,8 @@ static int l_wait(lua_State *L)
 }
 
 /***
- * Finishes what was put, stops the threads, closes the folder. May be called again.
+ * Finishes what was put, stops the threads, closes the folder. May be called again. In a forked child, which may not
+ * use the pool, it only lets go.
  * @function pool:close
  */
 static int l_close(lua_State *L)

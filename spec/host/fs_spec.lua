@@ -161,6 +161,32 @@ describe("atelier.fs", function()
     end
   end)
 
+  it("is of no use to a forked child, which can let it go", function()
+    local wait = require "posix.sys.wait"
+    local child = assert(unistd.fork())
+    if child == 0 then
+      unistd.alarm(10)
+      local _, message = pcall(pool.put, pool, "x", { "x" })
+      pool:close()
+      unistd._exit(message:find("pool belongs to another process", 1, true) and 7 or 1)
+    end
+    local _, how, code = wait.wait(child)
+    assert.equal("exited", how)
+    assert.equal(7, code)
+    assert.is_true(pool:wait(assert(pool:put("x", { "x" }))))
+  end)
+
+  it("leaves signals to the program's own thread", function()
+    local deaf, me = 0, unistd.getpid()
+    for _, task in ipairs(require "posix.dirent".dir(("/proc/%d/task"):format(me))) do
+      local status = tonumber(task) and read(("/proc/%d/task/%s/status"):format(me, task)) or ""
+      if status:match("SigBlk:%s*%x+feff\n") then -- all of 1 to 16 but SIGKILL, which nobody can block
+        deaf = deaf + 1
+      end
+    end
+    assert.equal(4, deaf)
+  end)
+
   it("reports a folder that is missing or is none", function()
     local ok, message, code = fs.pool(dir .. "/none")
     assert.is_nil(ok)
