@@ -345,11 +345,13 @@ static int pool_start(struct pool *pool, int n)
  */
 static int l_pool(lua_State *L)
 {
-    const char *folder = luaL_checkstring(L, 1);
+    size_t len;
+    const char *folder = luaL_checklstring(L, 1, &len);
     lua_Integer threads = luaL_optinteger(L, 2, 8);
     struct pool *pool;
     int err;
 
+    luaL_argcheck(L, strlen(folder) == len, 1, "must not contain a NUL");
     luaL_argcheck(L, threads >= 1 && threads <= MAX_THREADS, 2, "must be between 1 and 64 threads");
     pool = lua_newuserdatauv(L, sizeof *pool, 1);
     memset(pool, 0, sizeof *pool);
@@ -410,6 +412,14 @@ static size_t check_parts(lua_State *L, int arg, struct iovec parts[MAX_PARTS])
     return (size_t)n;
 }
 
+/* The next ticket's slot: a free one, unless none is. A ticket that nobody collects must not hold up the others. */
+static size_t pool_find_slot(struct pool *pool)
+{
+    for (size_t i = 1; i < SLOTS && pool->all[(size_t)(pool->last_ticket + 1) % SLOTS] != NULL; i++)
+        pool->last_ticket++;
+    return (size_t)(pool->last_ticket + 1) % SLOTS;
+}
+
 /* Queues the job and returns its ticket; the slot was seen free. */
 static lua_Integer pool_enqueue(struct pool *pool, struct job *job)
 {
@@ -440,18 +450,18 @@ static int l_put(lua_State *L)
     struct pool *pool = check_pool(L, 1);
     struct iovec parts[MAX_PARTS];
     const char *source = NULL;
-    size_t nparts = 0, slot;
+    size_t nparts = 0, slot, len = 0;
     struct job *job;
 
     check_name(L, 2);
     lua_settop(L, 3);
     if (lua_type(L, 3) == LUA_TSTRING)
-        source = lua_tostring(L, 3), lua_pushvalue(L, 3);
+        source = lua_tolstring(L, 3, &len), lua_pushvalue(L, 3);
     else
         nparts = check_parts(L, 3, parts);
-    luaL_argcheck(L, source == NULL || (source[0] != '\0' && strlen(source) < PATH_MAX), 3, "not a path");
+    luaL_argcheck(L, source == NULL || (len > 0 && len < PATH_MAX && strlen(source) == len), 3, "not a path");
     check_pool(L, 1); /* again, for the last time: what was made above may have run a finaliser that closed it */
-    slot = (size_t)(pool->last_ticket + 1) % SLOTS;
+    slot = pool_find_slot(pool);
     if (pool->all[slot] != NULL)
         return fail(L, "busy", "put: %s: %d puts wait to be collected", lua_tostring(L, 2), (int)SLOTS);
     lua_getiuservalue(L, 1, 1);

@@ -74,6 +74,13 @@ describe("atelier.fs", function()
     assert(pool:put("one_more", { "x" }))
   end)
 
+  it("is not held up by a ticket that nobody collects", function()
+    assert(pool:put("lost", { "x" }))
+    for i = 1, 300 do
+      assert.is_true(pool:wait(assert(pool:put("f" .. i, { "x" }))))
+    end
+  end)
+
   it("never replaces a file", function()
     assert.is_true(pool:wait(assert(pool:put("same", { "old" }))))
     local ok, message, code = pool:wait(assert(pool:put("same", { "new" })))
@@ -125,6 +132,8 @@ describe("atelier.fs", function()
     for _, name in ipairs { "", "/x", "../x", "a/../x", "a//b", "a/", ".x", "a/.x", "a\0b", ("n"):rep(256), ("n/"):rep(600) } do
       assert.error(function() pool:put(name, { "x" }) end)
     end
+    assert.error_matches(function() pool:put("x", dir .. "/a\0b") end, "not a path")
+    assert.error_matches(function() fs.pool(dir .. "\0b") end, "NUL")
     assert.error(function() pool:put("x", { 1 }) end)
     assert.error(function() pool:put("x", true) end)
     assert.error_matches(function() pool:wait(99) end, "no such ticket")
