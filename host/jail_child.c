@@ -197,6 +197,7 @@ static void load(struct wire_in *in)
 
 static void run(struct wire_in *in)
 {
+    jail_run.check_all = wire_get_u32(in) != 0;
     get_script(in, &jail_run.script);
     get_scripts(in, &jail_run.personal);
     if (in->bad)

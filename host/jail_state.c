@@ -416,7 +416,7 @@ static int run_protected(lua_State *L)
     else if (jail_run.nfaults == 0)
         lua_error(L);
     /* A sibling that this run had no use for must at least be Lua. */
-    for (size_t i = 0; i < jail_run.personal.n; i++) {
+    for (size_t i = 0; jail_run.check_all && i < jail_run.personal.n; i++) {
         struct jail_script *s = &jail_run.personal.list[i];
         if (!s->parsed && jail_load_script(L, s) == LUA_ERRMEM)
             lua_error(L);

@@ -43,6 +43,7 @@ struct jail_run {
     struct jail_scripts shared, personal;
     struct jail_script script;  /* the main one */
     struct jail_script prelude;
+    int check_all;              /* siblings that the script does not ask for are parsed, too */
     struct jail_fault fault;    /* the first that decides */
     struct jail_fault pending;  /* where memory was refused for the first time */
     struct jail_fault *faults;  /* of a load: all */

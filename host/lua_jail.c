@@ -17,6 +17,7 @@
  * - `faults`: with "syntax": each fault, `{script, line, message}`
  * @module atelier.jail
  */
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -508,7 +509,8 @@ static int l_load(lua_State *L)
 /***
  * Runs a script in a fresh state. Any verdict but "ok" ends the child.
  * @function child:run
- * @tparam table job `source`: its text; `name` (default "main.lua"); `modules`: texts of siblings of its own, by name
+ * @tparam table job `source`: its text; `name` (default "main.lua"); `modules`: texts of siblings of its own, by name;
+ *   `check` (default true): whether siblings that the script does not ask for must be well-formed, too
  * @treturn[1] table verdict
  * @return[2] nil
  * @treturn[2] string message
@@ -516,7 +518,7 @@ static int l_load(lua_State *L)
  */
 static int l_run(lua_State *L)
 {
-    static const char *const names[] = {"source", "name", "modules", NULL};
+    static const char *const names[] = {"source", "name", "modules", "check", NULL};
     struct child *c = check_child(L);
     struct managed *frame;
     struct wire_out o;
@@ -536,6 +538,7 @@ static int l_run(lua_State *L)
     check_name(L, 2, name, n);
     frame = managed_new(L, free);
     begin_frame(L, frame, &o, JAIL_RUN, n + size + 4096);
+    wire_put_u32(&o, (uint32_t)option_boolean(L, 2, "check", 1));
     put_text(L, frame, &o, name, n);
     put_text(L, frame, &o, source, size);
     get_modules(L, 2);
@@ -574,6 +577,20 @@ static int l_probe(lua_State *L)
     if (c->state == STARTING && (failed = await_ready(L, c)) != 0)
         return failed;
     return ask(L, c, &o);
+}
+
+/***
+ * Whether the child's process still runs: between two runs somebody else may have ended it.
+ * @function child:alive
+ * @treturn boolean
+ */
+static int l_alive(lua_State *L)
+{
+    const struct child *c = to_child(L);
+    struct pollfd p = {.fd = c->process.pidfd, .events = POLLIN};
+
+    lua_pushboolean(L, c->state != ENDED && poll(&p, 1, 0) == 0);
+    return 1;
 }
 
 /***
@@ -720,6 +737,7 @@ static int l_new(lua_State *L)
  */
 
 static const luaL_Reg child_methods[] = {
+    {"alive", l_alive},
     {"close", l_close},
     {"load", l_load},
     {"pid", l_pid},

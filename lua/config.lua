@@ -17,6 +17,14 @@ M.keys = {
   { "worker_batch", "integer", 32, nil, "most jobs that a worker claims at once" },
   { "worker_lease", "number", 60, nil, "seconds until a silent worker's jobs go to another" },
   { "worker_kits", "integer", 16, nil, "most (template, plan) pairs that a worker keeps prepared" },
+  { "jail_memory", "integer", 32 * 1024 * 1024, nil, "bytes of memory that a run of a script may take" },
+  { "jail_instructions", "integer", 10000000, nil, "instructions that a run of a script may take" },
+  { "jail_time", "number", 2, nil, "seconds that a run of a script may take" },
+  { "jail_output", "integer", 65536, nil, "bytes that a run of a script may print" },
+  { "jail_children", "integer", 8, nil, "most children, one for each kit, that a worker keeps" },
+  { "jail_fresh", "boolean", false, nil, "true: each run has a child of its own; slower" },
+  { "jail_without", "string", "", nil, "walls to do without where a kernel lacks them, as in \"seccomp\": weaker" },
+  { "runtimes_dir", "string", nil, nil, "folder of runtimes NAME.lua of your own" },
   { "log_level", "string", "info", "ATELIER_LOG", "debug, info, warn or error" },
   { "log_format", "string", "text", "ATELIER_LOG_FORMAT", "text or json" },
 }
@@ -108,7 +116,7 @@ local function check(key, value, origin)
   if not fits then
     return nil, ("config: %s: %s must be a %s, not a %s"):format(origin, name, kind, type(value)), "config"
   end
-  if kind ~= "string" and (value ~= value or value <= 0) then
+  if (kind == "integer" or kind == "number") and (value ~= value or value <= 0) then
     return nil, ("config: %s: %s must be above 0"):format(origin, name), "config"
   end
   return true

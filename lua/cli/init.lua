@@ -27,6 +27,7 @@ local COMMANDS = {
   { "license", "Print the licence key that opens a device's file." },
   { "keys", "Make, list or rotate the keys that seal and sign." },
   { "template", "List, render and publish templates." },
+  { "jail", "Run scripts that nobody trusts, without any rights, and tell how each one ended." },
   { "config", "Show the configuration: every key, its value and its meaning." },
   { "run", "Run a Lua script inside the engine, with every native module at hand." },
   { "repl", "Try Lua at a prompt, with every native module at hand." },
