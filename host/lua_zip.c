@@ -34,6 +34,10 @@ static struct piece *check_piece(lua_State *L, int arg)
     return luaL_checkudata(L, arg, PIECE_MT);
 }
 
+/*
+ * A writer or reader is looked at after the last Lua allocation before its use: an allocation may run finalisers, and
+ * one of them may close it.
+ */
 static struct writer *check_writer(lua_State *L)
 {
     struct writer *w = luaL_checkudata(L, 1, WRITER_MT);
@@ -128,16 +132,24 @@ static struct piece *piece_new(lua_State *L, size_t length)
     return p;
 }
 
-/* Pushes the piece made of `data`; NULL, with nothing pushed, when out of memory. */
+/*
+ * Pushes the piece made of `data`; NULL, with nothing pushed, when out of memory. Making the piece may run a finaliser
+ * that deflates as well: then the output is that one's, and ours is made again.
+ */
 static struct piece *push_deflated(lua_State *L, const char *data, size_t len, int level, int last)
 {
     struct deflater *d = deflater_get(L);
+    const uint64_t run = ++d->runs;
     const int64_t length = len == 0 && !last ? 0 : deflater_run(d, data, len, level, last);
     struct piece *p;
 
     if (length < 0)
         return NULL;
     p = piece_new(L, (size_t)length);
+    if (d->runs != run) {
+        lua_pop(L, 1);
+        return push_deflated(L, data, len, level, last);
+    }
     if (length > 0)
         memcpy(p->bytes, d->out, (size_t)length);
     p->size = len;
@@ -344,10 +356,10 @@ encrypts with WinZip AES-256 (AE-2), whose random salt makes each archive differ
 */
 static int l_writer_add(lua_State *L)
 {
-    struct writer *w = check_writer(L);
     size_t name_len, len;
     const char *name = luaL_checklstring(L, 2, &name_len);
     const char *data = luaL_checklstring(L, 3, &len);
+    struct writer *w;
     const struct piece *p = NULL;
     struct entry_options o;
     struct fault why;
@@ -359,6 +371,7 @@ static int l_writer_add(lua_State *L)
         bad = fault_errno(&why, ENOMEM);
     if (p != NULL && piece_is_bomb(p))
         p = NULL;
+    w = check_writer(L);
     writer_anchor(L, w, p != NULL ? 5 : 3);
     if (bad == 0)
         bad = writer_name(w, name, name_len, &why);
@@ -385,13 +398,14 @@ Add a piece as an entry, as it is.
 static int l_writer_add_deflated(lua_State *L)
 {
     static const struct entry_options none = {0, 0, NULL};
-    struct writer *w = check_writer(L);
     size_t name_len;
     const char *name = luaL_checklstring(L, 2, &name_len);
     const struct piece *p = check_piece(L, 3);
+    struct writer *w;
     struct fault why;
 
     luaL_argcheck(L, p->last, 3, "the piece does not end its stream: it was made with last = false");
+    w = check_writer(L);
     writer_anchor(L, w, 3);
     if (writer_name(w, name, name_len, &why) < 0 || writer_put_bytes(w, name, p->bytes, p->length, p, &none, &why) < 0)
         return writer_fail(L, w, &why, "add_deflated", name);
@@ -412,16 +426,17 @@ Add a file as an entry. It is read at close, a little at a time, and must not ch
 */
 static int l_writer_add_file(lua_State *L)
 {
-    struct writer *w = check_writer(L);
     size_t name_len;
     const char *name = luaL_checklstring(L, 2, &name_len);
     const char *path = lua_type(L, 3) == LUA_TSTRING ? check_text(L, 3) : NULL;
     FILE *file = path == NULL ? check_file(L, 3) : NULL;
     struct entry_options o;
+    struct writer *w;
     struct feed *f;
     struct fault why;
 
     check_entry_options(L, 4, &o);
+    w = check_writer(L);
     if (writer_name(w, name, name_len, &why) < 0)
         return writer_fail(L, w, &why, "add_file", name);
     f = path != NULL ? feed_from_path(path, &why) : feed_from_file(file, &why);
@@ -447,10 +462,10 @@ until the writer is closed.
 static int l_writer_copy(lua_State *L)
 {
     static const struct entry_options none = {0, 0, NULL};
-    struct writer *w = check_writer(L);
-    struct reader *r = check_reader(L, 2);
     size_t len;
     const char *name = luaL_checklstring(L, 3, &len);
+    struct writer *w = check_writer(L);
+    struct reader *r = check_reader(L, 2);
     struct fault why;
     const struct record *entry = reader_find(r, name, len, &why);
     struct feed *f;
@@ -633,12 +648,15 @@ static int l_open(lua_State *L)
     return fail_fault(L, &why, "open", origin.path != NULL ? origin.path : "archive");
 }
 
-static void push_entry(lua_State *L, const struct record *e)
+/* Copies the record, and its name first, since the reader may be closed by the time that the table is there. */
+static void push_entry(lua_State *L, const struct record *record)
 {
     static const char *const keys[] = {"none", "none", "aes-128", "aes-192", "aes-256"};
+    const struct record copy = *record, *e = &copy;
 
-    lua_createtable(L, 0, 6);
     lua_pushlstring(L, e->name, e->name_length);
+    lua_createtable(L, 0, 6);
+    lua_insert(L, -2);
     lua_setfield(L, -2, "name");
     lua_pushinteger(L, (lua_Integer)e->size);
     lua_setfield(L, -2, "size");
@@ -663,9 +681,11 @@ static int l_reader_entries(lua_State *L)
     const struct reader *r = check_reader(L, 1);
 
     lua_createtable(L, (int)r->directory.count, 0);
+    check_reader(L, 1);
     for (size_t i = 0; i < r->directory.count; i++) {
         push_entry(L, r->directory.records + i);
         lua_rawseti(L, -2, (lua_Integer)i + 1);
+        check_reader(L, 1);
     }
     return 1;
 }
@@ -681,9 +701,9 @@ Read an entry. Nothing of it is returned unless all of it is right.
 */
 static int l_reader_read(lua_State *L)
 {
-    const struct reader *r = check_reader(L, 1);
     size_t len;
     const char *name = luaL_checklstring(L, 2, &len);
+    const struct reader *r = check_reader(L, 1);
     struct pump p;
     luaL_Buffer out;
     struct fault why;
@@ -692,6 +712,7 @@ static int l_reader_read(lua_State *L)
         return fail_fault(L, &why, "read", name);
     p.file = NULL;
     p.to = luaL_buffinitsize(L, &out, (size_t)p.entry->size);
+    check_reader(L, 1);
     if (pump_run(&p, r, &why) < 0)
         return fail_fault(L, &why, "read", name);
     luaL_pushresultsize(&out, (size_t)p.entry->size);
@@ -710,9 +731,9 @@ Write an entry to a file, a little at a time. On failure some of it may have bee
 */
 static int l_reader_extract(lua_State *L)
 {
-    const struct reader *r = check_reader(L, 1);
     size_t len;
     const char *name = luaL_checklstring(L, 2, &len);
+    const struct reader *r = check_reader(L, 1);
     struct pump p;
     struct fault why;
 

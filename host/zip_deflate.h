@@ -16,6 +16,7 @@ struct deflater {
     int ready;
     unsigned char *out;
     size_t room;
+    uint64_t runs; /* counts the uses: `out` is the last one's */
 };
 
 /* Immutable. The raw deflate stream of some bytes, or the start of one (last = 0). */

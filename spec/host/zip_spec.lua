@@ -710,4 +710,59 @@ describe("atelier.zip", function()
       zip.splice(zip.deflate("head", {last = false}), pieces)
     end) > 2)
   end)
+
+  describe("while finalisers run", function()
+    -- Calls `use` with a fresh handle and a finaliser that calls `touch` with it, at many states of the collector.
+    local function torture(make, touch, use)
+      for i = 1, 150 do
+        local handle = make()
+        setmetatable({}, {__gc = function() touch(handle) end})
+        for _ = 1, i * 7 do
+          local _ = {}
+        end
+        local ok, message = pcall(use, handle)
+        assert(ok or message:find("is closed", 1, true), message)
+        handle:close()
+      end
+    end
+
+    it("deflates right, whatever a finaliser deflates", function()
+      local text = prose(3000)
+      torture(zip.writer, function() zip.deflate(("Z"):rep(5000)) end, function(w)
+        w:add_deflated("a", zip.deflate(text))
+        local r <close> = open(w:close())
+        assert.equal(text, r:read("a"))
+      end)
+    end)
+
+    it("bears one that closes the writer", function()
+      local text = prose(200)
+      torture(zip.writer, function(w) w:discard() end, function(w)
+        for k = 1, 200 do
+          w:add("a" .. k, text)
+        end
+      end)
+    end)
+
+    it("bears one that closes the reader", function()
+      local names, entries = {}, {}
+      for i = 1, 200 do
+        names[i] = "f" .. i
+        entries[i] = {names[i], prose(1200)}
+      end
+      local bytes = archive(entries)
+      local function make() return open(bytes) end
+      local function close(r) r:close() end
+      torture(make, close, function(r)
+        for i = 1, 10 do
+          assert.equal(200, #r:entries(), i)
+        end
+      end)
+      torture(make, close, function(r)
+        for i = 1, 200 do
+          assert.equal(1200, #r:read(names[i]))
+        end
+      end)
+    end)
+  end)
 end)
