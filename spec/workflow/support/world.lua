@@ -17,7 +17,7 @@ local program = require "spec.support.program"
 local signal = require "posix.signal"
 local stdlib = require "posix.stdlib"
 local storage = require "storage"
-local template_command = require "cli.template"
+local template = require "template"
 local unistd = require "posix.unistd"
 local wait = require "posix.sys.wait"
 local worker = require "workflow.worker"
@@ -97,6 +97,14 @@ function World:value(sql, params)
   return self:query("select (" .. sql .. ") as value", params)[1].value
 end
 
+-- Registers what is in the folder, be it sound or not.
+function World:publish(folder)
+  local t = assert(template.load(folder))
+  self:query("select publish_ate_template($1, $2, $3, $4, $5, $6, '', 'autotouch', $7)", { t.name, t.version,
+    "templates/" .. t.name .. ".at/", pg.json(json.array(t.file_structure)), pg.json(json.array(t.required_variables)),
+    t.hash, t.container })
+end
+
 --- Writes a template's folder and publishes it.
 -- @tparam table options manifest: fields that differ; files: name → text; publish: false to leave that out
 function World:template(options)
@@ -122,7 +130,7 @@ function World:template(options)
     options.prepare(folder)
   end
   if options.publish ~= false then
-    assert(template_command.publish({ config = self.config, database = self.conn }, manifest.name))
+    self:publish(folder)
   end
   return folder
 end
@@ -312,7 +320,7 @@ function World:hold_completions()
 end
 
 --- A worker stands before `hold_completions`.
-World.HELD = [[exists (select from pg_locks where not granted and relation = 'ate_files'::regclass)]]
+M.HELD = [[exists (select from pg_locks where not granted and relation = 'ate_files'::regclass)]]
 
 function World:close()
   for _, process in ipairs(self.children) do
