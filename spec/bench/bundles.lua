@@ -22,16 +22,26 @@ local function atelier(words, env)
   return lab.shell(("env %s %s %s 2>&1"):format(table.concat(parts, " "), require("atelier.host").exe, words))
 end
 
--- One customer for each device, all on plan pro.
-local SEED = {
-  [[insert into auth.users (id) select md5('user ' || i)::uuid from generate_series(1, $1::int) i]],
-  [[insert into devices (user_id, device_hash, device_model, status)
-      select md5('user ' || i)::uuid, md5('device ' || i), 'bench', 'active' from generate_series(1, $1::int) i]],
+-- $1 customers buy plan pro, each with one device: as a shop would record it, in one transaction. $2 tells runs apart.
+local PURCHASE = {
+  [[insert into auth.users (id) select md5($2 || ' user ' || i)::uuid from generate_series(1, $1::int) i]],
+  [[insert into devices (id, user_id, device_hash, device_model, status)
+      select md5($2 || ' device ' || i)::uuid, md5($2 || ' user ' || i)::uuid, $2 || '-' || i, 'bench', 'active'
+      from generate_series(1, $1::int) i]],
   [[insert into licenses (device_id, is_valid, expires_at)
-      select id, true, now() + interval '365 days' from devices where $1::int > 0]],
+      select md5($2 || ' device ' || i)::uuid, true, now() + interval '365 days' from generate_series(1, $1::int) i]],
   [[insert into subscriptions (device_id, status, plan_id)
-      select id, 'active', 'pro' from devices where $1::int > 0]],
+      select md5($2 || ' device ' || i)::uuid, 'active', 'pro' from generate_series(1, $1::int) i]],
 }
+
+local batches = 0
+
+local function purchase(conn, count)
+  batches = batches + 1
+  for _, sql in ipairs(PURCHASE) do
+    assert(conn:query(sql, { count, "run" .. batches }, { timeout = 120 }))
+  end
+end
 
 local function set_up(cluster)
   local folder = lab.folder .. "/atelier"
@@ -43,10 +53,6 @@ local function set_up(cluster)
   atelier("template publish bench", env)
   local conn = assert(pg.connect(env.DATABASE_URL, { timeout = 120 }))
   assert(conn:exec "update ate_templates set is_active = (name = 'bench')")
-  for _, sql in ipairs(SEED) do
-    assert(conn:query(sql, { JOBS }, { timeout = 120 }))
-  end
-  atelier("work --once", env)
   return { env = env, conn = conn, folder = folder }
 end
 
@@ -57,8 +63,6 @@ local function idle(conn)
     return not assert(conn:query(BUSY))[1].busy
   end
 end
-
-local QUEUE = "select count(queue_ate_generation(device_hash, 'bench')) from (select device_hash from devices limit $1) d"
 
 -- Each run writes into a folder of its own, and nothing is deleted before the end: ext4 is slow to make files where it
 -- remembers recently deleted ones (half of all processor time, as measured), which would fall on whoever comes next.
@@ -71,14 +75,15 @@ local function fresh_folder(name)
   return path
 end
 
--- Workers are running and warm; the jobs are committed in one transaction; the clock stops when the last is completed.
+-- Workers are running and warm; the purchases are committed in one transaction; the clock stops when the last file is
+-- recorded.
 local function measure(lab_state, cluster, workers)
   local conn, running = lab_state.conn, {}
   lab_state.env.ATELIER_STORAGE = fresh_folder "atelier"
   for i = 1, workers do
     running[i] = lab.start({ "work" }, lab_state.env)
   end
-  assert(conn:query(QUEUE, { WARM }))
+  purchase(conn, WARM)
   lab.await(idle(conn), 30, "warm-up")
   local function workers_cpu()
     local total = 0
@@ -88,7 +93,7 @@ local function measure(lab_state, cluster, workers)
     return total
   end
   assert(conn:exec "begin")
-  assert(conn:query(QUEUE, { JOBS }, { timeout = 120 }))
+  purchase(conn, JOBS)
   local postgres_before, workers_before, began = lab.postgres_cpu(cluster), workers_cpu(), clock.now()
   assert(conn:exec "commit")
   lab.await(idle(conn), 120, "all bundles")
