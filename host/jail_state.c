@@ -354,9 +354,13 @@ static void begin(void)
         jail_abort(JAIL_MEMORY, "more memory than the limit allows");
 }
 
-/* The message handler of the outermost call: it sees the stack as it was. Runs without hooks, so no script runs here. */
+/*
+ * The message handler of the outermost call: it sees the stack as it was. Runs without hooks, so no script runs here.
+ * `load` calls it, too, for errors of the parser that it then returns: the last call is the one that counts, if any.
+ */
 static int on_error(lua_State *L)
 {
+    struct jail_fault *fault = &jail_run.fault;
     char text[64];
     size_t size;
     const char *message;
@@ -368,9 +372,9 @@ static int on_error(lua_State *L)
         message = text;
         size = strlen(text);
     }
-    if (jail_run.fault.verdict == JAIL_OK)
-        jail_locate(L, &jail_run.fault);
-    jail_note(&jail_run.fault, JAIL_ERROR, message, size);
+    memset(fault, 0, sizeof *fault);
+    jail_locate(L, fault);
+    jail_note(fault, JAIL_ERROR, message, size);
     return 1;
 }
 
@@ -388,7 +392,10 @@ static void conclude(int status)
         fault->line = jail_run.pending.line;
     } else if (jail_run.nfaults > 0) {
         *fault = jail_run.faults[0];
-    } else if (status != LUA_OK && fault->verdict == JAIL_OK) {
+    } else if (status == LUA_OK) {
+        memset(fault, 0, sizeof *fault);
+    } else if (status != LUA_ERRRUN || fault->verdict == JAIL_OK) {
+        memset(fault, 0, sizeof *fault);
         jail_note(fault, JAIL_ERROR, "error in error handling", 23);
     }
 }

@@ -1,0 +1,3 @@
+-- time: gsub
+local s = ("a"):rep(400)
+return s:gsub(("a-"):rep(12) .. "b", "")

@@ -1,0 +1,2 @@
+-- ok: no bytes, any number of times, at once
+return (""):rep(math.maxinteger)

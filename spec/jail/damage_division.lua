@@ -1,0 +1,2 @@
+-- error: integers by zero
+return 1 // 0

@@ -1,0 +1,2 @@
+-- ok: the smallest by minus one
+return math.mininteger // -1, math.mininteger % -1

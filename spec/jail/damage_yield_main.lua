@@ -1,0 +1,2 @@
+-- error 2: a yield outside of a coroutine
+coroutine.yield()

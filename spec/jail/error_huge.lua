@@ -1,0 +1,2 @@
+-- error 2: a long message is cut
+error(("x"):rep(5000000))

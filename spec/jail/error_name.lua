@@ -1,0 +1,2 @@
+-- error 2: its __name must not be trusted
+error(setmetatable({}, { __name = ("x"):rep(1000) }))

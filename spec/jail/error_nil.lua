@@ -1,0 +1,2 @@
+-- error 2: nil is raised
+error()

@@ -1,0 +1,2 @@
+-- error 2: a number is raised
+error(42)

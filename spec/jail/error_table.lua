@@ -1,0 +1,2 @@
+-- error 2: a table is raised
+error({})

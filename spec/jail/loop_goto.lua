@@ -1,0 +1,2 @@
+-- instructions 2: an endless goto
+::top:: goto top

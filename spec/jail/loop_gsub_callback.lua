@@ -1,0 +1,2 @@
+-- instructions: a replacement that loops
+("x"):gsub("x", function() while true do end end)

@@ -1,0 +1,2 @@
+-- instructions: __len that loops
+return #setmetatable({}, { __len = function() while true do end end })

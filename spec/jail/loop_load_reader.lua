@@ -1,0 +1,2 @@
+-- instructions: a reader that never ends
+load(function() while true do end end)

@@ -1,0 +1,2 @@
+-- instructions: in a chunk made at run time
+load "while true do end"()

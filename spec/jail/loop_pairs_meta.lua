@@ -1,0 +1,2 @@
+-- instructions: __pairs that loops
+for _ in pairs(setmetatable({}, { __pairs = function() while true do end end })) do end

@@ -1,0 +1,2 @@
+-- instructions 2: an endless repeat
+repeat until false

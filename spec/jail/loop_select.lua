@@ -1,0 +1,2 @@
+-- instructions: select with many arguments
+while true do select("#", table.unpack({}, 1, 200)) end

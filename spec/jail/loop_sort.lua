@@ -1,0 +1,4 @@
+-- instructions: a comparison that loops
+table.sort({ 1, 2, 3 }, function()
+  while true do end
+end)

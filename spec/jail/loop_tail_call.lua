@@ -1,0 +1,2 @@
+-- instructions 2: endless tail calls use no stack
+local function f() return f() end f()

@@ -1,0 +1,2 @@
+-- instructions 2: the plainest endless loop
+while true do end

@@ -1,0 +1,2 @@
+-- memory: by the separator
+return ("x"):rep(1000, ("y"):rep(1000000))

@@ -1,0 +1,2 @@
+-- output 2: prints for ever
+while true do print "flood" end

@@ -1,0 +1,2 @@
+-- error 2: reads no file
+dofile "/etc/passwd"

@@ -1,0 +1,2 @@
+-- error: none at all
+load("return print", "=x", "t", nil)()

@@ -1,0 +1,2 @@
+-- error: a conversion that is none
+os.date("%Ez")

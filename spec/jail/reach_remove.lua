@@ -1,0 +1,2 @@
+-- error 2: is not there
+os.remove("/etc/passwd")

@@ -1,0 +1,2 @@
+-- error 2: loads no library
+require "posix.unistd"

@@ -1,0 +1,2 @@
+-- error 2: finds no file
+require "../../etc/passwd"

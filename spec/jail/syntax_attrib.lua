@@ -1,0 +1,2 @@
+-- syntax 2: an unknown attribute
+local x <nothing> = 1

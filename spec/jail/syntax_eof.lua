@@ -1,0 +1,2 @@
+-- syntax 3: an end is missing
+if true then

@@ -1,0 +1,2 @@
+-- syntax 2: an escape that is none
+x = "\q"

@@ -1,0 +1,2 @@
+-- syntax: a goto without a label
+goto nowhere

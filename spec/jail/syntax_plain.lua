@@ -1,0 +1,2 @@
+-- syntax 2: no expression
+x = = 1

@@ -1,0 +1,2 @@
+-- ok: a first line for a shell
+return 1

@@ -1,0 +1,2 @@
+-- syntax 2: a string without an end
+x = "abc
