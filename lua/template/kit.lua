@@ -23,10 +23,9 @@ local ONCE <const> = { level = 9 }
 local ONCE_HEAD <const> = { level = 9, last = false }
 local PERSONAL <const> = { level = 6, last = false }
 local PERSONAL_LAST <const> = { level = 6 }
-local STORED = {}
-for name in ("png jpg jpeg gif webp heic mp4 m4v mov m4a mp3 ogg zip gz bz2 xz zst 7z br woff woff2"):gmatch "%w+" do
-  STORED[name] = true
-end
+-- What is streamed is stored as it is: large files are media, compressed already, and each bundle would pay again.
+local AS_IT_IS <const> = { method = "store" }
+local MAX_RATIO <const> = 1000 -- beyond it `open` refuses an archive; `writer:add` then stores the bytes
 
 local CHANGED <const> = ": changed on the disk since the template was read"
 
@@ -63,9 +62,11 @@ local function read_asset(file)
   return nil, file.file .. CHANGED, "template"
 end
 
--- What is compressed already is not compressed again.
-local function method_for(name)
-  return STORED[name:lower():match("%.(%w+)$")] and "store" or "deflate"
+-- An entry that is the same in every bundle: deflated once.
+local function constant(entry, data)
+  local piece = zip.deflate(data, ONCE)
+  if #data > MAX_RATIO * piece:compressed_size() then entry.data = data else entry.piece = piece end
+  return entry
 end
 
 local function binary_entry(self, file)
@@ -73,10 +74,10 @@ local function binary_entry(self, file)
     local data, message, code = read_asset(file)
     if not data then return nil, message, code end
     self.held = self.held + #data
-    return { name = file.file, file = file, piece = zip.deflate(data, ONCE) }
+    return constant({ name = file.file, file = file }, data)
   end
   self.streamed = true
-  return { name = file.file, file = file, path = file.path, options = { method = method_for(file.file) } }
+  return { name = file.file, file = file, path = file.path }
 end
 
 local function text_entry(template, file)
@@ -84,7 +85,7 @@ local function text_entry(template, file)
   if not compiled then return nil, message, code end
   if compiled.personal then return { name = file.file, file = file, compiled = compiled, chunks = cut(compiled) } end
   local text = concat(compiled.parts)
-  return { name = file.file, file = file, piece = zip.deflate(text, ONCE), text = text }
+  return constant({ name = file.file, file = file, text = text }, text)
 end
 
 -- config.json when the template brings none: all variables, the tools, and the capabilities.
@@ -171,6 +172,7 @@ end
 
 local function add_entry(self, writer, entry, vars)
   if entry.piece then return writer:add_deflated(entry.name, entry.piece) end
+  if entry.data then return writer:add(entry.name, entry.data) end
   if entry.compiled then
     local piece, message, code = personal_piece(entry, vars)
     if not piece then return nil, message, code end
@@ -182,7 +184,7 @@ local function add_entry(self, writer, entry, vars)
   end
   local ok, message, code = unchanged(entry)
   if not ok then return nil, message, code end
-  return writer:add_file(entry.name, entry.path, entry.options)
+  return writer:add_file(entry.name, entry.path, AS_IT_IS)
 end
 
 local function write(self, writer, vars)

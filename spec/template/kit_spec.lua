@@ -118,7 +118,8 @@ describe("a kit", function()
     local methods = {}
     for _, entry in ipairs(reader:entries()) do methods[entry.name] = entry.method end
     assert.equal("store", methods["big.mp4"])
-    assert.equal("deflate", methods["big.bin"])
+    assert.equal("store", methods["big.bin"])
+    assert.equal("deflate", methods["main.lua"])
     assert.truthy(BIG == reader:read("big.bin"))
     assert.equal('return "DEMO-001"', reader:read("main.lua"))
     reader:close()
@@ -128,6 +129,16 @@ describe("a kit", function()
     assert.equal("big.bin: changed on the disk since the template was read", message)
     assert.equal("template", code)
     assert.is_nil(io.open(path .. "2"))
+  end)
+
+  it("packs what deflates too well so that it opens", function()
+    local zeros = ("\0"):rep(900000)
+    local folder = folders.make { ["main.lua"] = ("-"):rep(900000), ["zeros.bin"] = zeros }
+    local made = assert(kit.new(assert(template.load(folder)), {}))
+    assert.is_false(made.streamed)
+    local reader = assert(zip.open { data = assert(made:build(VARS)) })
+    assert.truthy(zeros == reader:read "zeros.bin")
+    reader:close()
   end)
 
   it("is remembered by contents and tools, in any order", function()
