@@ -205,7 +205,8 @@ static void read_item(lua_State *L, int i, struct piped *item, int keep)
 
     if (lua_rawgeti(L, 2, i + 1) != LUA_TTABLE)
         luaL_error(L, "pipeline: statement %d is a %s, not a table", i + 1, luaL_typename(L, at));
-    item->prepared = lua_getfield(L, at, "prepared") != LUA_TNIL;
+    lua_pushliteral(L, "prepared");
+    item->prepared = lua_rawget(L, at) != LUA_TNIL; /* raw: no metamethod may change what items before refer to */
     if (!item->prepared)
         lua_rawgeti(L, at, 1);
     if (lua_type(L, -1) != LUA_TSTRING)

@@ -107,14 +107,17 @@ MANAGED_UNUSED static int fail_errno(lua_State *L, int err, const char *operatio
 /* ==== option tables ============================================================================ */
 
 /*
- * Raises when the table at `arg` has a key that `names` (NULL-terminated) lacks, naming the key.
- * None and nil pass as an empty table. Returns whether there is a table.
+ * Raises when the table at `arg` has a key that `names` (NULL-terminated) lacks, naming the key, or has a
+ * metatable: an __index could hide keys from this check, and answer each time with another string, which
+ * nothing keeps alive. None and nil pass as an empty table. Returns whether there is a table.
  */
 MANAGED_UNUSED static int check_options(lua_State *L, int arg, const char *const names[])
 {
     if (lua_isnoneornil(L, arg))
         return 0;
     luaL_checktype(L, arg, LUA_TTABLE);
+    if (lua_getmetatable(L, arg))
+        return luaL_argerror(L, arg, "a table of options has no metatable");
     for (lua_pushnil(L); lua_next(L, arg); lua_pop(L, 1)) {
         size_t i = 0;
         if (lua_type(L, -2) != LUA_TSTRING)
@@ -182,7 +185,7 @@ MANAGED_UNUSED static int option_boolean(lua_State *L, int arg, const char *name
 }
 
 /*
- * A string option, or NULL. The pointer lives as long as the option table keeps the value, so keep the
+ * A string option of a checked table, or NULL. The pointer lives as long as the option table keeps the value, so keep the
  * table on the stack. Never converts: a number is an error, lest the pointer dangle.
  */
 MANAGED_UNUSED static const char *option_string(lua_State *L, int arg, const char *name, size_t *len)

@@ -134,6 +134,7 @@ describe("atelier.zip", function()
 
     it("check their options", function()
       raises("unknown option 'lvl'", zip.deflate, "a", {lvl = 1})
+      raises("has no metatable", zip.deflate, "a", setmetatable({}, {__index = {lvl = 1}}))
       raises("option 'level' must be from 1 to 9", zip.deflate, "a", {level = 0})
       raises("option 'last' must be a boolean", zip.deflate, "a", {last = 1})
       raises("string expected", zip.deflate)
