@@ -10,14 +10,13 @@ local clock = require "clock"
 local generate = require "workflow.generate"
 local ledger = require "workflow.ledger"
 local log = require "log"
-local poll = require "posix.poll"
 local time = require "posix.time"
 
 local M = {}
 local Worker = {}
 Worker.__index = Worker
 
-local POLL_MS = 1000
+local POLL_SECONDS = 1
 local STORE_SECONDS = 300    -- until a file that the store does not confirm is given up
 local BATCH_LIMIT = 100      -- two batches are in flight, and a store takes 256 puts
 local PAUSE_LIMIT = 10       -- seconds, at most, between attempts to reach the database
@@ -189,16 +188,6 @@ function Worker:drain(only)
   return counts, message, code
 end
 
--- Until a job is announced, a signal comes, or it is time to look anyway. The wait is one that a signal ends.
-function Worker:wait()
-  local news, message, code = self.queue.conn:notifications(0)
-  if news and #news == 0 and not self.stopping then
-    poll.rpoll(self.queue.conn:socket(), POLL_MS)
-    news, message, code = self.queue.conn:notifications(0)
-  end
-  return news, message, code
-end
-
 -- Works the queue until `stop`, or until the database fails.
 function Worker:attend()
   local ok, message, code = self.queue.conn:listen "ate_queue"
@@ -206,7 +195,8 @@ function Worker:attend()
     ok, message, code = self:work()
     if ok and not self.stopping then
       self.pauses = 0
-      ok, message, code = self:wait()
+      -- Until a job is announced, a signal comes, or it is time to look anyway.
+      ok, message, code = self.queue.conn:notifications(POLL_SECONDS)
     end
   end
   return ok, message, code
