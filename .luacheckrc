@@ -25,6 +25,9 @@ files["templates/"] = {
   },
 }
 
+-- A template's own specs.
+files["templates/*/spec/*"] = { std = "lua54+busted" }
+
 -- Data, not programs: a rockspec assigns globals, and ldoc's settings are globals too.
 files["**/*.rockspec"] = { std = "rockspec" }
 files["rocks/config.ld"] = { std = "+ldoc" }

@@ -26,7 +26,7 @@ local COMMANDS = {
   { "verify", "Check who signed a .ate file and that it is whole; needs no licence key." },
   { "license", "Print the licence key that opens a device's file." },
   { "keys", "Make, list or rotate the keys that seal and sign." },
-  { "template", "List, render and publish templates." },
+  { "template", "Check, render, compare, test and publish templates." },
   { "jail", "Run scripts that nobody trusts, without any rights, and tell how each one ended." },
   { "config", "Show the configuration: every key, its value and its meaning." },
   { "run", "Run a Lua script inside the engine, with every native module at hand." },
@@ -40,7 +40,7 @@ local REFUSED = {
   tampered = true, bad_signature = true, unknown_signer = true, bad_archive = true, bad_licence = true, bad_key = true,
   bad_public_key = true, bad_device = true, bad_template = true, template = true, vars = true, unknown_device = true,
   not_entitled = true, unknown_template = true, bad_priority = true, bad_id = true, unknown_job = true,
-  version_taken = true, no_file = true,
+  version_taken = true, no_file = true, unknown_plan = true,
 }
 
 local EXIT = { usage = 2 }
@@ -86,7 +86,9 @@ end
 local function print_json(result)
   local object = { ok = true, code = "ok", message = "done" }
   for name, value in pairs(result) do
-    object[name] = name ~= "exit" and value or nil
+    if name ~= "exit" then
+      object[name] = value
+    end
   end
   object.warnings = json.array {}
   for i, warning in ipairs(result.warnings or {}) do

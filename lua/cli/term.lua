@@ -76,6 +76,48 @@ function M.columns(header, rows)
   end
 end
 
+local measured
+
+--- Columns of the terminal; 80 where there is none.
+-- @treturn integer
+function M.screen_width()
+  if not measured then
+    local pipe = unistd.isatty(1) == 1 and io.popen "stty size </dev/tty 2>/dev/null"
+    measured = pipe and tonumber(pipe:read("a"):match "^%d+ (%d+)") or tonumber(os.getenv "COLUMNS") or 80
+    if pipe then
+      pipe:close()
+    end
+  end
+  return math.max(40, measured)
+end
+
+local EIGHTHS = { "▏", "▎", "▍", "▌", "▋", "▊", "▉" }
+
+--- A bar: how much of a limit is used. What is used at all shows; red from nine tenths on, yellow from a half on.
+-- @tparam number share 0 to 1
+-- @tparam integer width columns
+-- @treturn string
+function M.bar(share, width)
+  local filled = math.max(0, math.min(share, 1)) * width * 8
+  filled = math.floor(share > 0 and math.max(filled, 1) or 0)
+  local part = EIGHTHS[filled % 8] or ""
+  local used = ("█"):rep(filled // 8) .. part
+  local paint = share >= 0.9 and M.red or share >= 0.5 and M.yellow or M.green
+  return paint(used) .. M.dim(("·"):rep(width - filled // 8 - (part ~= "" and 1 or 0)))
+end
+
+--- A count for a person: "950", "11.6 k", "10 M".
+-- @tparam number n
+-- @treturn string
+function M.count(n)
+  for _, unit in ipairs { "", " k", " M", " G" } do
+    if n < 999.5 or unit == " G" then
+      return (unit == "" and "%d" or n < 99.95 and n % 1 ~= 0 and "%.1f" or "%.0f"):format(n) .. unit
+    end
+    n = n / 1000
+  end
+end
+
 --- Bytes for a person: "66.1 kB".
 -- @tparam integer n
 -- @treturn string
@@ -96,6 +138,23 @@ end
 -- @treturn string
 function M.duration(ms)
   return ms < 1000 and ("%.1f ms"):format(ms) or ("%.2f s"):format(ms / 1000)
+end
+
+--- Breaks a text at blanks, so that it stands in a column of the screen.
+-- @tparam string text
+-- @tparam integer indent columns to the left of it
+-- @treturn string
+function M.wrap(text, indent)
+  local most, lines, line = M.screen_width() - indent - 1, {}, ""
+  for word in text:gmatch "%S+" do
+    if line ~= "" and M.width(line) + 1 + M.width(word) > most then
+      lines[#lines + 1], line = line, word
+    else
+      line = line == "" and word or line .. " " .. word
+    end
+  end
+  lines[#lines + 1] = line
+  return table.concat(lines, "\n" .. (" "):rep(indent))
 end
 
 --- A label and its value, aligned with the others of a block.
