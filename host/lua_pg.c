@@ -2,8 +2,8 @@
  * PostgreSQL, over libpq.
  *
  * Owns the Lua face of a connection: calls, their options, results as tables, errors. The operation under
- * way belongs to pg_core.h, the types to pg_types.h and pg_params.h, what calls share to the other pg_*.h. Must not know any table or query of
- * the product. A call waits in poll(2), or, with yield=true inside a coroutine, yields the connection: the
+ * way belongs to pg_core.h, the types to pg_types.h and pg_params.h, what calls share to the other pg_*.h. Must not know any
+ * table or query of the product. A call waits in poll(2), or, with yield=true inside a coroutine, yields the connection: the
  * loop waits for `socket`, `events`, `timeout` and resumes the coroutine, however often and however early.
  *
  * Every failure of the world is `nil, message, code`: the code is the SQLSTATE, or "timeout" (cancelled;
@@ -421,12 +421,10 @@ static int l_unlisten(lua_State *L)
 }
 
 /* Each notification is held by the connection until it is in Lua's hands. */
-static int finish_notifications(lua_State *L, struct pg_conn *c)
+static int make_notifications(lua_State *L)
 {
-    pg_end(c);
-    deliver_notices(L, c);
-    if (failed(c))
-        return push_failure(L, c);
+    struct pg_conn *c = lua_touserdata(L, 1);
+
     lua_newtable(L);
     for (lua_Integer i = 1; c->notify != NULL; i++) {
         lua_createtable(L, 0, 3);
@@ -441,6 +439,13 @@ static int finish_notifications(lua_State *L, struct pg_conn *c)
         c->notify = PQnotifies(c->pg);
     }
     return 1;
+}
+
+static int finish_notifications(lua_State *L, struct pg_conn *c)
+{
+    pg_end(c);
+    deliver_notices(L, c);
+    return failed(c) ? push_failure(L, c) : push_guarded(L, c, make_notifications);
 }
 
 /***
@@ -658,6 +663,18 @@ static int l_parameter(lua_State *L)
     return 1;
 }
 
+static int make_error(lua_State *L)
+{
+    struct pg_conn *c = lua_touserdata(L, 1);
+
+    push_diagnostics(L, c->error);
+    push_failure(L, c);
+    lua_setfield(L, -4, "code");
+    lua_setfield(L, -3, "message");
+    lua_pop(L, 1);
+    return 1;
+}
+
 /***
  * All about the failure of the last call.
  * @function conn:last_error
@@ -673,12 +690,7 @@ static int l_last_error(lua_State *L)
         lua_pushnil(L);
         return 1;
     }
-    push_diagnostics(L, c->error);
-    push_failure(L, c);
-    lua_setfield(L, -4, "code");
-    lua_setfield(L, -3, "message");
-    lua_pop(L, 1);
-    return 1;
+    return push_guarded(L, c, make_error);
 }
 
 /***

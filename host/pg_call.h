@@ -84,12 +84,14 @@ static int push_failure(lua_State *L, const struct pg_conn *c)
 {
     const char *state = PQresultErrorField(c->error, PG_DIAG_SQLSTATE);
     const char *text = PQresultErrorField(c->error, PG_DIAG_MESSAGE_PRIMARY);
+    char code[16]; /* a copy: pushing the message may run a finaliser that uses the connection */
 
     if (c->fail_code != NULL)
         return fail(L, c->fail_code, "%s: %s", c->op.name, c->fail_text);
     if (text == NULL)
         text = PQresultErrorMessage(c->error);
-    return fail(L, state != NULL ? state : "connection", "%s: %.*s", c->op.name, (int)strcspn(text, "\n"), text);
+    snprintf(code, sizeof code, "%s", state != NULL ? state : "connection");
+    return fail(L, code, "%s: %.*s", c->op.name, (int)strcspn(text, "\n"), text);
 }
 
 /* A statement that its own cancel request ended has timed out; any other outcome stands as it is. */

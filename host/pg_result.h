@@ -2,7 +2,8 @@
  * pg_result.h: how an operation of atelier.pg ends.
  *
  * Owns the tables that results become, the notices, and the finish functions that most calls share. All of it
- * may raise a memory error, so the operation is marked as ended first; results belong to the connection.
+ * may raise a memory error, so the operation is marked as ended first; results belong to the connection, which is
+ * kept from others while they are read.
  */
 #ifndef ATELIER_PG_RESULT_H
 #define ATELIER_PG_RESULT_H
@@ -158,35 +159,70 @@ static void push_diagnostics(lua_State *L, const PGresult *r)
         set_diagnostic(L, i, PQresultErrorField(r, pg_diagnostics[i].field));
 }
 
-/* Hands the notices over. One that the handler raises on is gone; its error goes to the caller. */
-static void deliver_notices(lua_State *L, struct pg_conn *c)
+static int call_handler(lua_State *L)
 {
-    if (c->n_notices == 0)
-        return;
-    if (lua_getiuservalue(L, 1, 1) == LUA_TFUNCTION) {
+    const struct pg_conn *c = lua_touserdata(L, 1);
+
+    if (lua_getiuservalue(L, 1, 1) == LUA_TFUNCTION)
         for (int i = 0; i < c->n_notices; i++) {
             lua_pushvalue(L, -1);
             push_notice(L, c->notices[i]);
-            c->op.calling = 1;
-            if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
-                c->op.calling = 0;
-                pg_drop_notices(c);
-                lua_error(L);
-            }
-            c->op.calling = 0;
+            lua_call(L, 1, 0);
         }
-    }
-    lua_pop(L, 1);
+    return 0;
+}
+
+/*
+ * Calls `f` with the connection; its one value, or nil, is left on the stack. Making a Lua value may run a finaliser,
+ * and a handler is anybody's code: neither may use or close the connection while `f` reads what belongs to it. Returns
+ * a Lua status.
+ */
+static int call_guarded(lua_State *L, struct pg_conn *c, lua_CFunction f)
+{
+    const unsigned char before = c->op.calling;
+    int status;
+
+    lua_pushcfunction(L, f);
+    lua_pushvalue(L, 1);
+    c->op.calling = 1;
+    status = lua_pcall(L, 1, 1, 0);
+    c->op.calling = before;
+    return status;
+}
+
+/* The same for what makes a value and only lacks memory. */
+static int push_guarded(lua_State *L, struct pg_conn *c, lua_CFunction f)
+{
+    return call_guarded(L, c, f) == LUA_OK ? 1 : lua_error(L);
+}
+
+/* Hands the notices over. When the handler raises, the rest is dropped; its error goes to the caller. */
+static void deliver_notices(lua_State *L, struct pg_conn *c)
+{
+    int status;
+
+    if (c->n_notices == 0)
+        return;
+    status = call_guarded(L, c, call_handler);
     pg_drop_notices(c);
+    if (status != LUA_OK)
+        lua_error(L);
+    lua_pop(L, 1);
 }
 
 /* ==== endings =================================================================================== */
 
+static int make_result(lua_State *L)
+{
+    const struct pg_conn *c = lua_touserdata(L, 1);
+
+    push_result(L, c->results[c->n_results - 1], c->op.share);
+    return 1;
+}
+
 /* Ends an operation of one result: the result, or the triple. */
 static int finish_result(lua_State *L, struct pg_conn *c)
 {
-    int share = c->op.share;
-
     pg_end(c);
     deliver_notices(L, c);
     if (c->op.refused)
@@ -195,7 +231,7 @@ static int finish_result(lua_State *L, struct pg_conn *c)
         return push_failure(L, c);
     if (c->n_results == 0)
         return fail(L, "connection", "%s: the server sent no result", c->op.name);
-    push_result(L, c->results[c->n_results - 1], share);
+    push_guarded(L, c, make_result);
     pg_drop_results(c);
     return 1;
 }
@@ -212,24 +248,32 @@ static int finish_true(lua_State *L, struct pg_conn *c)
     return 1;
 }
 
+static int make_results(lua_State *L)
+{
+    const struct pg_conn *c = lua_touserdata(L, 1);
+
+    lua_createtable(L, c->n_results, 0);
+    for (int i = 0; i < c->n_results; i++) {
+        push_result(L, c->results[i], c->op.share);
+        lua_rawseti(L, -2, i + 1);
+    }
+    return 1;
+}
+
 static int finish_pipeline(lua_State *L, struct pg_conn *c)
 {
-    int share = c->op.share, n = c->n_results;
+    int failed_at = c->op.failed;
 
     pg_end(c);
     deliver_notices(L, c);
     if (failed(c)) {
         push_failure(L, c);
-        if (c->op.failed < 0)
+        if (failed_at < 0)
             return 3;
-        lua_pushinteger(L, c->op.failed + 1);
+        lua_pushinteger(L, failed_at + 1);
         return 4;
     }
-    lua_createtable(L, n, 0);
-    for (int i = 0; i < n; i++) {
-        push_result(L, c->results[i], share);
-        lua_rawseti(L, -2, i + 1);
-    }
+    push_guarded(L, c, make_results);
     pg_drop_results(c);
     return 1;
 }

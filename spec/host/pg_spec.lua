@@ -1272,6 +1272,53 @@ describe("atelier.pg", function()
     end)
   end)
 
+  describe("a finaliser that uses and closes the connection", function()
+    -- Calls `use` with a fresh connection and such a finaliser, at many states of the collector.
+    local function torture(use)
+      for i = 1, 40 do
+        local c = assert(pg.connect(url))
+        setmetatable({}, { __gc = function()
+          pcall(c.query, c, "select 1")
+          c:close()
+        end })
+        for _ = 1, i * 7 do
+          local _ = {}
+        end
+        local ok, message = pcall(use, c)
+        assert(ok or message:find("connection is closed", 1, true), message)
+        c:close()
+      end
+    end
+
+    it("does not spoil a result", function()
+      torture(function(c)
+        for _ = 1, 5 do
+          local rows = assert(c:query "select g, repeat('x', 50) as t from generate_series(1, 300) g")
+          assert.equal(300, #rows)
+          assert.equal(300, rows[300].g)
+        end
+      end)
+    end)
+
+    it("does not spoil an error or a notice", function()
+      torture(function(c)
+        refused("22012", c:query "select 1/0")
+        for _ = 1, 50 do
+          local failure = c:last_error()
+          assert(failure == nil or failure.sqlstate == "22012")
+        end
+      end)
+      torture(function(c)
+        c:on_notice(function(notice)
+          assert.matches("^x %d+$", notice.message)
+        end)
+        for _ = 1, 5 do
+          c:exec "do $$ begin for i in 1..50 loop raise notice 'x %', i; end loop; end $$"
+        end
+      end)
+    end)
+  end)
+
   describe("a forked child", function()
     it("neither uses nor ends the connection of its parent", function()
       local unistd, wait = require "posix.unistd", require "posix.sys.wait"
