@@ -18,7 +18,7 @@
 #define PG_TIMEOUT_CALL 30.0
 #define PG_TIMEOUT_CONNECT 10.0
 #define PG_TIMEOUT_CANCEL 5.0
-#define PG_TIMEOUT_MAX (30 * 86400.0)
+#define PG_TIMEOUT_MAX (24 * 86400.0) /* in milliseconds an int still holds it */
 
 enum { PG_AGAIN = -1 }; /* a finish function began a further stage */
 

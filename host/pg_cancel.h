@@ -9,6 +9,7 @@
 #define ATELIER_PG_CANCEL_H
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -16,9 +17,17 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <libpq-fe.h>
+
+static int64_t pg_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
 
 /* Shared by the caller and the thread; whoever lets go last frees it. */
 struct pg_cancel {
@@ -105,11 +114,18 @@ static struct pg_cancel *pg_cancel_start(PGconn *pg)
     return NULL;
 }
 
-/* Waits up to `ms`; returns whether the request has ended, one way or the other. */
+/* Waits up to `ms`, signals or not; returns whether the request has ended, one way or the other. */
 static int pg_cancel_wait(const struct pg_cancel *k, int ms)
 {
     struct pollfd p = {.fd = k->done_fd, .events = POLLIN};
-    return poll(&p, 1, ms) == 1;
+    const int64_t until = pg_now() + ms;
+    int ready;
+
+    do {
+        const int64_t left = until - pg_now();
+        ready = poll(&p, 1, left > 0 ? (int)left : 0);
+    } while (ready < 0 && errno == EINTR);
+    return ready == 1;
 }
 
 #endif

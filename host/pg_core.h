@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <libpq-fe.h>
@@ -89,13 +88,6 @@ struct pg_conn {
     int want_notices, n_notices;
     char **notices[PG_NOTICES_MAX];
 };
-
-static int64_t pg_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
 
 /* ==== what the last operation left ============================================================= */
 

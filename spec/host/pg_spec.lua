@@ -44,6 +44,23 @@ describe("atelier.pg", function()
     return turns, table.unpack(result, 2, result.n)
   end
 
+  -- Calls f while a child sends one signal after the other.
+  local function in_a_storm(f)
+    local signal, unistd, wait = require "posix.signal", require "posix.unistd", require "posix.sys.wait"
+    local parent = unistd.getpid()
+    local old = signal.signal(signal.SIGUSR1, function() end)
+    local child = unistd.fork()
+    if child == 0 then
+      while signal.kill(parent, signal.SIGUSR1) do end
+      unistd._exit(0)
+    end
+    local results = table.pack(f())
+    signal.kill(child, signal.SIGKILL)
+    wait.wait(child)
+    signal.signal(signal.SIGUSR1, old)
+    return table.unpack(results, 1, results.n)
+  end
+
   -- Waits until the server sleeps for the connection: a cancel before that would do nothing.
   local function asleep(c)
     local sql = "select count(*) as n from pg_stat_activity where pid = $1 and wait_event = 'PgSleep'"
@@ -109,8 +126,9 @@ describe("atelier.pg", function()
       raises("string expected", pg.connect, 5)
       raises("NUL byte", pg.connect, "host=a\0b")
       raises("unknown option 'timeuot'", pg.connect, url, { timeuot = 1 })
-      for _, bad in ipairs { 0, -1, 0 / 0, 1 / 0, 1e9 } do
+      for _, bad in ipairs { 0, -1, 0 / 0, 1 / 0, 1e9, 2592000 } do -- the last has more ms than an int holds
         raises("timeout must be", pg.connect, url, { timeout = bad })
+        raises("timeout must be", pg.connect, url, { cancel_timeout = bad })
       end
       raises("must be a number", pg.connect, url, { timeout = "1" })
       raises("must be a boolean", pg.connect, url, { yield = 1 })
@@ -806,18 +824,7 @@ describe("atelier.pg", function()
     end)
 
     it("stop waiting when a signal comes", function()
-      local signal, unistd, wait = require "posix.signal", require "posix.unistd", require "posix.sys.wait"
-      local parent = unistd.getpid()
-      local old = signal.signal(signal.SIGUSR1, function() end)
-      local child = unistd.fork()
-      if child == 0 then
-        while signal.kill(parent, signal.SIGUSR1) do end
-        unistd._exit(0)
-      end
-      local list = conn:notifications(60)
-      signal.kill(child, signal.SIGKILL)
-      wait.wait(child)
-      signal.signal(signal.SIGUSR1, old)
+      local list = in_a_storm(function() return conn:notifications(60) end)
       assert.same({}, list)
       assert.equal(1, value "1")
     end)
@@ -880,6 +887,16 @@ describe("atelier.pg", function()
         assert.equal(1, value "1")
       end
       assert.equal(0, value "(select count(*) from t where a = 50)")
+    end)
+
+    it("bears signals meanwhile", function()
+      for _ = 1, 3 do
+        refused("timeout", in_a_storm(function()
+          return conn:query("select pg_sleep(10)", nil, { timeout = 0.02 })
+        end))
+        assert.equal("idle", conn:status())
+        assert.is_true(in_a_storm(function() return conn:cancel() end))
+      end
     end)
 
     -- Stops a process of the server while f runs.
