@@ -17,6 +17,7 @@ M.keys = {
   { "worker_batch", "integer", 32, nil, "most jobs that a worker claims at once" },
   { "worker_lease", "number", 60, nil, "seconds until a silent worker's jobs go to another" },
   { "worker_kits", "integer", 16, nil, "most (template, plan) pairs that a worker keeps prepared" },
+  { "check_bundles", "boolean", true, "ATELIER_CHECK", "run every bundle in the jail before it is packaged" },
   { "jail_memory", "integer", 32 * 1024 * 1024, nil, "bytes of memory that a run of a script may take" },
   { "jail_instructions", "integer", 10000000, nil, "instructions that a run of a script may take" },
   { "jail_time", "number", 2, nil, "seconds that a run of a script may take" },
@@ -114,13 +115,16 @@ local function check(key, value, origin)
   local fits = type(value) == kind or (kind == "number" and type(value) == "number")
     or (kind == "integer" and math.type(value) == "integer")
   if not fits then
-    return nil, ("config: %s: %s must be a %s, not a %s"):format(origin, name, kind, type(value)), "config"
+    return nil, ("config: %s: %s must be a %s, not %q"):format(origin, name, kind, tostring(value)), "config"
   end
   if (kind == "integer" or kind == "number") and (value ~= value or value <= 0) then
     return nil, ("config: %s: %s must be above 0"):format(origin, name), "config"
   end
   return true
 end
+
+-- How the environment says yes and no.
+local from_text = { ["1"] = true, ["true"] = true, yes = true, ["0"] = false, ["false"] = false, no = false }
 
 -- Moves the values of a config file into `values`, reading secrets from the files that NAME_file gives.
 local function take(values, given, path)
@@ -201,6 +205,13 @@ function M.load(path)
   for _, key in ipairs(M.keys) do
     local set = key[4] and os.getenv(key[4])
     if set and set ~= "" then
+      if key[2] == "boolean" then
+        set = from_text[set] == nil and set or from_text[set]
+      end
+      local ok, message, code = check(key, set, "$" .. key[4])
+      if not ok then
+        return nil, message, code
+      end
       values[key[1]] = set
     end
   end

@@ -50,7 +50,7 @@ describe("config", function()
       ["return { worker_bach = 3 }"] = "unknown key 'worker_bach'; did you mean 'worker_batch'?",
       ["return { nonsense_at_all = 3 }"] = "unknown key 'nonsense_at_all'; `atelier config` lists them",
       ["return { [1] = 3 }"] = "unknown key '1'",
-      ["return { worker_batch = 'x' }"] = "worker_batch must be a integer, not a string",
+      ["return { worker_batch = 'x' }"] = 'worker_batch must be a integer, not "x"',
       ["return { worker_batch = 1.5 }"] = "worker_batch must be a integer",
       ["return { worker_batch = 0 }"] = "worker_batch must be above 0",
       ["return { worker_lease = 0/0 }"] = "worker_lease must be above 0",

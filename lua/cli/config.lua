@@ -30,7 +30,8 @@ function M.show(result)
   print(result.path and "From " .. result.path or "No atelier.conf.lua: defaults, and what the environment sets.")
   local rows = {}
   for _, key in ipairs(config.keys) do
-    rows[#rows + 1] = { key[1], tostring(result.values[key[1]] or "-"), key[4] or "", key[5] }
+    local value = result.values[key[1]]
+    rows[#rows + 1] = { key[1], value == nil and "-" or tostring(value), key[4] or "", key[5] }
   end
   term.columns({ "key", "value", "environment", "meaning" }, rows)
 end

@@ -5,7 +5,7 @@ local M = {}
 -- Failures that another attempt may not have, besides those of a system call (errno symbols).
 local TRANSIENT = {
   io = true, full = true, read_only = true, busy = true, timeout = true, connection = true, closed = true,
-  memory = true, template_version = true, keyring = true,
+  memory = true, template_version = true, keyring = true, start = true, no_wall = true, runtime = true,
 }
 
 -- SQLSTATE classes of the same kind: connection, rollback, resources, object state, intervention, system.

@@ -1,5 +1,6 @@
 --- Builds one bundle: a claimed job in, a sealed file on its way to the store out. Knows no queue and no SQL.
 -- @module workflow.generate
+local check = require "workflow.check"
 local clock = require "clock"
 local container = require "ate.container"
 local crypto = require "atelier.crypto"
@@ -38,6 +39,7 @@ function M.new(options)
     ring_mark = mark_of(options.config.keyring),
     store = options.store,
     on_large = options.on_large or function() end,
+    checker = check.new(options.config),
   }, Builder)
   self:forget()
   return self
@@ -226,6 +228,11 @@ function Builder:seal_large(job, prepared, vars, signer)
   return nil, message, code
 end
 
+--- Ends what the builder keeps running.
+function Builder:close()
+  self.checker:close()
+end
+
 --- Removes what the making of an artifact left, once the store has it or has refused it.
 -- @tparam table artifact
 function M.clean(artifact)
@@ -237,10 +244,11 @@ end
 --- Builds the bundle of a job and begins to store it. Blocks; never yields.
 -- @tparam table job a row of `claim_ate_generations`
 -- @treturn[1] table artifact: key, ticket, folder (where it was made, if not in memory), size, checksum,
---   encryption_key_hash, variables, timing (ms by stage)
+--   encryption_key_hash, variables, verdict and usage of the jail, timing (ms by stage)
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
+-- @treturn[2] table|nil the jail's verdict when it is that which the bundle did not pass
 function Builder:build(job)
   local began = clock.now()
   local prepared, message, code = self:kit(job)
@@ -255,6 +263,11 @@ function Builder:build(job)
   name, message, code = storage.key(job.device_hash, job.template_name, vars.artifact_id)
   if not name then
     return nil, message, code
+  end
+  local verdict, why
+  verdict, message, code, why = self.checker:run(prepared, vars)
+  if verdict == nil then
+    return nil, message, code, why
   end
   local sealed
   if prepared.streamed then
@@ -280,6 +293,8 @@ function Builder:build(job)
     checksum = sealed.checksum,
     encryption_key_hash = sealed.encryption_key_hash,
     variables = record(vars, job, master_id, signer_id),
+    verdict = verdict and verdict.verdict,
+    usage = verdict and verdict.usage,
     timing = { build = (built - began) * 1000, stored_from = built },
   }
 end

@@ -21,6 +21,7 @@ local COMPLETE = "select queue_id, ate_file_id, error from complete_ate_generati
 local CLAIM = [[select queue_id, attempt, device_id, device_hash, template_name, template_version, template_path,
     content_sha256, container, plan_name, plan_tools, license_expires_at, generation, generation_params
   from claim_ate_generations($1, $2, $3::interval, $4)]]
+local REPORT = "select report_ate_generations($1)"
 local FAIL = "select fail_ate_generation($1, $2, $3, $4)"
 local RELEASE = "select release_ate_generations($1) as released"
 local RENEW = "select renew_ate_lease($1, $2::interval) as renewed"
@@ -90,16 +91,22 @@ end
 -- @tparam table job
 -- @tparam string message
 -- @tparam ?string code
+-- @tparam[opt] table verdict of the jail: what it saw is recorded, too
 -- @treturn[1] boolean true
 -- @return[2] nil: the session is over
 -- @treturn[2] string message
 -- @treturn[2] string code
-function Ledger:fail(job, message, code)
+function Ledger:fail(job, message, code, verdict)
   local permanent = not failure.is_transient(code)
   log.error("job failed", { queue_id = job.queue_id, device = job.device_hash, code = code, permanent = permanent,
     reason = message })
   local text = failure.text(message, code)
-  local ok, problem, state = self:ask { { FAIL, { job.queue_id, text, job.attempt, permanent } } }
+  local statements = { { FAIL, { job.queue_id, text, job.attempt, permanent } } }
+  if verdict then
+    local seen = { queue_id = job.queue_id, attempt = job.attempt, verdict = verdict.verdict, usage = verdict.usage }
+    table.insert(statements, 1, { REPORT, { assert(json.encode(json.array { seen })) } })
+  end
+  local ok, problem, state = self:ask(statements)
   self.counts.failed = self.counts.failed + 1
   self.on_event("failed", job, message)
   if not ok and self:is_lost() then
@@ -165,7 +172,7 @@ local function members(items)
     local job, artifact = item.job, item.artifact
     list[i] = { queue_id = job.queue_id, attempt = job.attempt, file_path = artifact.key, file_size = artifact.size,
       checksum = artifact.checksum, encryption_key_hash = artifact.encryption_key_hash,
-      generated_variables = artifact.variables }
+      generated_variables = artifact.variables, verdict = artifact.verdict or nil, usage = artifact.usage or nil }
   end
   return assert(json.encode(json.array(list)))
 end

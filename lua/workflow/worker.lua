@@ -51,9 +51,9 @@ end
 
 -- A build that raises is a defect of ours or of a script, or want of memory: the job fails, the worker goes on.
 local function build(builder, job)
-  local ok, artifact, message, code = xpcall(builder.build, debug.traceback, builder, job)
+  local ok, artifact, message, code, verdict = xpcall(builder.build, debug.traceback, builder, job)
   if ok then
-    return artifact, message, code
+    return artifact, message, code, verdict
   end
   log.error("build raised", { queue_id = job.queue_id, reason = artifact })
   local first = tostring(artifact):match("^[^\n]*")
@@ -69,12 +69,12 @@ function Worker:build(jobs)
     end
     self.queue:keep_lease()
     self.on_event("building", job)
-    local artifact, message, code = build(self.builder, job)
+    local artifact, message, code, verdict = build(self.builder, job)
     if artifact then
       self.sent[#self.sent + 1] = { job = job, artifact = artifact }
     else
       local ok
-      ok, message, code = self.queue:fail(job, message, code)
+      ok, message, code = self.queue:fail(job, message, code, verdict)
       if not ok then
         return nil, message, code
       end

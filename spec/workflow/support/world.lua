@@ -80,7 +80,7 @@ end
 function World:configure(values)
   local lines = {}
   for name, value in pairs(values) do
-    lines[#lines + 1] = ("%s = %q,"):format(name, value)
+    lines[#lines + 1] = ("%s = %s,"):format(name, type(value) == "string" and ("%q"):format(value) or tostring(value))
   end
   write(self.dir .. "/atelier.conf.lua", "return {" .. table.concat(lines, " ") .. "}")
   self.config = assert(config.load(self.dir .. "/atelier.conf.lua"))
