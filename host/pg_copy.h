@@ -40,11 +40,15 @@ static void check_source(lua_State *L)
 /* Reads a chunk of the file at 3 on the top of the stack; nil at its end. Raises when it cannot be read. */
 static int read_chunk(lua_State *L)
 {
-    FILE *f = ((luaL_Stream *)luaL_checkudata(L, 1, LUA_FILEHANDLE))->f;
+    const luaL_Stream *file = luaL_checkudata(L, 1, LUA_FILEHANDLE);
     luaL_Buffer b;
-    size_t n = fread(luaL_buffinitsize(L, &b, COPY_CHUNK), 1, COPY_CHUNK, f);
+    char *to = luaL_buffinitsize(L, &b, COPY_CHUNK);
+    size_t n;
 
-    if (n == 0 && ferror(f))
+    if (file->closef == NULL) /* since the COPY began: by another coroutine, or a finaliser */
+        return luaL_error(L, "the source cannot be read: closed");
+    n = fread(to, 1, COPY_CHUNK, file->f);
+    if (n == 0 && ferror(file->f))
         return luaL_error(L, "the source cannot be read: %s", strerror(errno));
     luaL_pushresultsize(&b, n);
     if (n == 0)

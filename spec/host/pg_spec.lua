@@ -1028,6 +1028,17 @@ describe("atelier.pg", function()
       return co
     end
 
+    it("COPY raises when its file is closed meanwhile", function()
+      local file = assert(io.tmpfile())
+      file:write(("1\ta\n"):rep(100000))
+      file:seek "set"
+      local co = coroutine.create(function() return c:copy_in("copy t from stdin", file) end)
+      assert.is_true(coroutine.resume(co))
+      file:close()
+      raises("the source cannot be read: closed", drive, co, c)
+      assert.equal("idle", c:status())
+    end)
+
     it("every call yields the connection and gives what it gives when it waits", function()
       local co = start "select pg_sleep(0.01), 7 as v"
       assert.equal("busy", c:status())
