@@ -90,9 +90,9 @@ end
 
 -- The scripts below a folder, by their paths in it. Links are followed to files, not to folders: no circles.
 local function gather(modules, folder, prefix, depth, most)
-  local names, message = dirent.dir(folder)
-  if not names then
-    return nil, message
+  local readable, names = pcall(dirent.dir, folder) -- it raises
+  if not readable then
+    return nil, folder .. ": is not a folder that can be read"
   end
   for _, name in ipairs(names) do
     local path, key = folder .. "/" .. name, prefix .. name

@@ -1,0 +1,220 @@
+-- atelier jail: lines, exit codes, quantities, files that are none.
+local json = require "atelier.json"
+local program = require "spec.support.program"
+
+local folder
+
+local function write(name, text)
+  local path = folder .. "/" .. name
+  local file <close> = assert(io.open(path, "wb"))
+  file:write(text)
+  return path
+end
+
+local function lines(out)
+  local all = {}
+  for line in out:gmatch "[^\n]+" do
+    all[#all + 1] = assert(json.decode(line))
+  end
+  return all
+end
+
+local function jail(...)
+  local code, out, err = program.run { "jail", ... }
+  return code, out, err
+end
+
+setup(function()
+  folder = program.folder()
+end)
+
+teardown(function()
+  program.remove(folder)
+end)
+
+describe("atelier jail --json", function()
+  it("prints one line for each file, in order, and exits with 1 unless all are ok", function()
+    local good, bad, worse = write("good.lua", "print 'hi'"), write("bad.lua", "\nerror 'no'"), write("worse.lua", "x = =")
+    local code, out, err = jail(bad, good, worse, good, "--json")
+    assert.equal(1, code)
+    assert.equal("", err)
+    local all, verdicts = lines(out), {}
+    for i, line in ipairs(all) do
+      verdicts[i] = line.verdict
+    end
+    assert.same({ "error", "ok", "syntax", "ok" }, verdicts)
+    assert.same({ bad, 2, "no", "bad.lua" }, { all[1].file, all[1].line, all[1].message, all[1].script })
+    assert.same({ "hi\n", json.null }, { all[2].output, all[2].line })
+    for _, name in ipairs { "instructions", "memory", "time_ms", "output_bytes" } do
+      assert.equal("number", type(all[2].usage[name]))
+    end
+    assert.equal(0, (jail(good, good, "--json")))
+  end)
+
+  it("gives each file a state that knows nothing of the others", function()
+    local trap = write("trap.lua", "x = 1 string.format = nil print = nil")
+    local look = write("look.lua", "print(x, string.format ~= nil)")
+    local code, out = jail(trap, look, trap, look, "--json")
+    assert.equal(0, code)
+    assert.equal("nil\ttrue\n", lines(out)[4].output)
+  end)
+
+  it("is valid UTF-8 on one line, whatever a script says", function()
+    local path = write("bytes\xff.lua", "print '\\255\\n\\27[2J' error('a\\nb\\0\\128')")
+    local code, out = jail(path, "--json")
+    assert.equal(1, code)
+    assert(utf8.len(out))
+    assert.equal(1, select(2, out:gsub("\n", "")))
+    local line = lines(out)[1]
+    assert.equal("\\xff\n\\x1b[2J\n", line.output)
+    assert(line.message:find("a\nb\\x00\\x80", 1, true), line.message)
+    assert(line.file:find("bytes\\xff.lua", 1, true))
+  end)
+
+  it("tells of files that are none, or no longer", function()
+    assert(os.execute("mkfifo " .. folder .. "/fifo"))
+    local code, out = jail(folder, folder .. "/fifo", "/dev/zero", folder .. "/missing.lua", write("last.lua", ""), "--json")
+    assert.equal(1, code)
+    local all = lines(out)
+    assert.equal(5, #all)
+    for i = 1, 4 do
+      assert.equal("error", all[i].verdict)
+      assert(all[i].message:find "cannot be read", all[i].message)
+    end
+    assert.equal("ok", all[5].verdict)
+  end)
+
+  it("refuses a script that is larger than its memory without reading it all", function()
+    local path = write("large.lua", ("-"):rep(3000000))
+    local code, out = jail(path, "--memory", "1M", "--json")
+    assert.equal(1, code)
+    assert.equal("memory", lines(out)[1].verdict)
+  end)
+end)
+
+describe("atelier jail --modules", function()
+  it("lets scripts find those of a folder, and of folders in it", function()
+    os.execute("mkdir -p " .. folder .. "/mods/deep")
+    write("mods/a.lua", "return 'A'")
+    write("mods/deep/b.lua", "return 'B'")
+    write("mods/broken.lua", "x = (")
+    local path = write("uses.lua", "print(require 'a', require 'deep.b', dofile 'deep/b.lua')")
+    local code, out = jail(path, "--modules", folder .. "/mods", "--json")
+    assert.equal(0, code)
+    assert.equal("A\tB\tB\n", lines(out)[1].output:gsub("deep/b.lua\t", ""))
+    path = write("breaks.lua", "require 'broken'")
+    code, out = jail(path, "--modules", folder .. "/mods", "--json")
+    assert.equal(1, code)
+    assert.same({ "syntax", "broken.lua", 1 }, { lines(out)[1].verdict, lines(out)[1].script, lines(out)[1].line })
+  end)
+
+  it("must be a folder", function()
+    local code, out = jail(write("x.lua", ""), "--modules", folder .. "/none", "--json")
+    assert.equal(1, code)
+    assert.equal("modules", lines(out)[1].code)
+  end)
+
+  it("is the only way to them", function()
+    write("beside.lua", "return 1")
+    local code, out = jail(write("alone.lua", "require 'beside'"), "--json")
+    assert.equal(1, code)
+    assert(lines(out)[1].message:find "no script 'beside' here")
+  end)
+end)
+
+describe("atelier jail --runtime", function()
+  it("stands for an application, and knows its globals", function()
+    local path = write("app.lua", [[
+      local w, h = getScreenResolution()
+      for i = 1, 3 do tap(w // i, h // i) usleep(1000000000) end
+      print(w, h, dialog { { type = CONTROLLER_TYPE.LABEL }, { type = CONTROLLER_TYPE.BUTTON, flag = 7 } })
+      print(rgbToInt(1, 2, 3), intToRgb(0x010203))
+      local found = findImage("x.png", 1, 0.9)
+      print(#getColors { { 1, 1 }, { 2, 2 } }, found[1][1] > 0, appState "x", rawget(_G, "unheard"))
+      return unheard_of
+    ]])
+    local code, out = jail(path, "--runtime", "autotouch", "--json")
+    local line = lines(out)[1]
+    assert.equal(1, code)
+    assert.same({ "error", 7, "unknown global 'unheard_of'" }, { line.verdict, line.line, line.message })
+    assert.equal("750\t1334\t7\n66051\t1\t2\t3\n2\ttrue\tACTIVATED\tnil\n", line.output)
+    assert.same({ 3, 3, 1 }, { line.calls.tap, line.calls.usleep, line.calls.dialog })
+  end)
+
+  it("must be known", function()
+    for _, name in ipairs { "nothing", "../autotouch", "init", "" } do
+      local code, _, err = jail(write("x.lua", ""), "--runtime", name)
+      assert.equal(1, code)
+      assert(err:find("there is no runtime", 1, true), err)
+    end
+  end)
+
+  it("may be an operator's own, from a folder", function()
+    os.execute("mkdir -p " .. folder .. "/own")
+    write("own/toy.lua", "return { functions = { greet = { 'hello' } } }")
+    write("own/broken.lua", "return {\n functions = { f = 'function( end' }, colours = {} }")
+    write("own/torn.lua", "return {\n = }")
+    local conf = write("atelier.conf.lua", ("return { runtimes_dir = %q }"):format(folder .. "/own"))
+    local path = write("greets.lua", "print(greet())")
+    local code, out = program.run({ "jail", path, "--runtime", "toy", "--json" }, { ATELIER_CONFIG = conf })
+    assert.equal(0, code)
+    assert.equal("hello\n", lines(out)[1].output)
+    local _, _, err = program.run({ "jail", path, "--runtime", "broken" }, { ATELIER_CONFIG = conf })
+    assert(err:find("unknown key 'colours'", 1, true), err)
+    code, _, err = program.run({ "jail", path, "--runtime", "torn" }, { ATELIER_CONFIG = conf })
+    assert.equal(1, code)
+    assert(err:find("torn.lua:2:", 1, true), err)
+  end)
+end)
+
+describe("atelier jail's limits", function()
+  it("are quantities with units", function()
+    local loop = write("loop.lua", "while true do end")
+    local function verdict(path, ...)
+      local code, out = jail(path, "--json", ...)
+      assert.equal(1, code)
+      return lines(out)[1]
+    end
+    local line = verdict(loop, "--instructions", "1.5k")
+    assert.equal("instructions", line.verdict)
+    assert(line.usage.instructions <= 1700)
+    line = verdict(loop, "--time", "100ms", "--instructions", "1000G")
+    assert.equal("time", line.verdict)
+    assert(line.usage.time_ms < 1000)
+    assert.equal("memory", verdict(write("m.lua", "return ('x'):rep(600000)"), "--memory", "512KiB").verdict)
+    assert.equal("output", verdict(write("o.lua", "print(('x'):rep(2000))"), "--output", "1K").verdict)
+  end)
+
+  it("that are none are told, with exit code 2", function()
+    local path = write("x.lua", "")
+    for _, words in ipairs { { "--memory", "3X" }, { "--memory", "-1" }, { "--memory", "" }, { "--memory", "0" }, { "--time", "4M4" },
+      { "--time", "4 s" }, { "--instructions", "ten" }, { "--output", "9999G" }, { "--time", "0" }, { "--time", "1e3" }, { "--memory", "0x10" } } do
+      local code, out, err = jail(path, table.concat(words, "="))
+      assert.equal(2, code, table.concat(words, " "))
+      assert.equal("", out)
+      assert(err:find(words[1], 1, true), err)
+    end
+    assert.equal(2, (jail()))
+    assert.equal(2, (jail(path, "--speed", "1")))
+  end)
+end)
+
+describe("atelier jail for a person", function()
+  it("prints what a script printed, and a table", function()
+    local code, out = jail(write("p.lua", "print 'hi'\nerror 'no\\27'"))
+    assert.equal(1, code)
+    assert(out:find("^hi\n\nfile +verdict +place"), out)
+    assert(out:find("p.lua +error +p.lua:2 ") and out:find("no\\x1b", 1, true), out)
+  end)
+end)
+
+describe("the command's own surroundings", function()
+  it("are out of a script's reach", function()
+    local path = write("reach.lua", "assert(not io and not debug and not package) print(pcall(require, 'secret'), pcall(dofile, 'secret.lua'))")
+    write("secret.lua", "return 'found'")
+    local code, out = program.shell(("cd %s && echo secret | SECRET=1 %s jail %s --json 5</etc/passwd"):format(
+      folder, require("atelier.host").exe, path))
+    assert.equal(0, code, out)
+    assert(not out:find "found")
+  end)
+end)
