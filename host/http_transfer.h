@@ -260,21 +260,30 @@ static int on_timer(CURLM *handle, long ms, void *arg)
 
 /* ==== life of a transfer and of a multi ======================================================== */
 
-/* Takes the transfer off its multi and frees all that it holds. Harmless when repeated. */
+/* Takes a transfer that libcurl is done with, or that is done for, off its multi's list. */
+static void transfer_unlink(struct transfer *t)
+{
+    if (t->multi == NULL)
+        return;
+    *t->link = t->next;
+    if (t->next != NULL)
+        t->next->link = t->link;
+    t->multi = NULL;
+}
+
+/*
+ * Takes the transfer off its multi and frees all that it holds. Harmless when repeated. In a forked child the sockets
+ * are the parent's as well: closing them properly would end the parent's TLS sessions. The child forgets them instead.
+ */
 static void transfer_free(struct transfer *t)
 {
-    if (t->multi != NULL) {
-        if (!t->done)
-            curl_multi_remove_handle(t->multi->handle, t->easy);
-        *t->link = t->next;
-        if (t->next != NULL)
-            t->next->link = t->link;
-        t->multi = NULL;
-    }
-    if (t->easy != NULL) {
-        managed_live--;
-        curl_easy_cleanup(t->easy);
-    }
+    managed_live -= t->easy != NULL;
+    if (t->multi != NULL && t->multi->pid != getpid())
+        t->easy = NULL;
+    else if (t->multi != NULL && !t->done)
+        curl_multi_remove_handle(t->multi->handle, t->easy);
+    transfer_unlink(t);
+    curl_easy_cleanup(t->easy);
     curl_url_cleanup(t->url);
     curl_slist_free_all(t->headers);
     free(t->buf);
@@ -285,31 +294,16 @@ static void transfer_free(struct transfer *t)
     t->buf = t->head = NULL;
 }
 
-/*
- * In a forked child the sockets are the parent's as well: closing them properly would end the parent's TLS
- * sessions. The child forgets them instead.
- */
+/* The same for a multi, with its transfers. */
 static void multi_free(struct multi *m)
 {
-    int ours = m->pid == getpid();
-
     if (m->handle == NULL)
         return;
-    for (struct transfer *t = m->transfers, *next; t != NULL; t = next) {
-        next = t->next;
-        if (ours) {
-            transfer_free(t);
-        } else {
-            managed_live -= t->easy != NULL;
-            t->easy = NULL;
-            t->multi = NULL;
-        }
-    }
-    if (ours) {
+    while (m->transfers != NULL)
+        transfer_free(m->transfers);
+    if (m->pid == getpid())
         curl_multi_cleanup(m->handle);
-        free(m->watches);
-    }
-    m->transfers = NULL;
+    free(m->watches);
     m->handle = NULL;
     m->watches = NULL;
     m->watch_count = m->watch_size = 0;

@@ -545,6 +545,7 @@ static int l_add(lua_State *L)
     t = new_transfer(L, 2);
     if (t == NULL)
         return 3;
+    check_multi(L); /* again: making the transfer may have run a finaliser that closed it */
     t->id = m->last_id + 1;
     lua_getiuservalue(L, 1, 1);
     lua_pushvalue(L, -2);
@@ -564,6 +565,10 @@ static int push_completed(lua_State *L, struct multi *m)
     lua_newtable(L);
     lua_getiuservalue(L, 1, 1);
     while ((t = first_done(m)) != NULL) {
+        lua_rawgeti(L, -1, t->id); /* keeps it */
+        lua_pushnil(L);
+        lua_rawseti(L, -3, t->id);
+        transfer_unlink(t); /* making the result may run a finaliser that uses or closes the multi */
         if (push_result(L, t) == 3) {
             lua_createtable(L, 0, 3);
             lua_insert(L, -4);
@@ -573,10 +578,9 @@ static int push_completed(lua_State *L, struct multi *m)
         }
         lua_pushinteger(L, t->id);
         lua_setfield(L, -2, "id");
-        lua_rawseti(L, -3, ++n);
-        lua_pushnil(L);
-        lua_rawseti(L, -2, t->id);
+        lua_rawseti(L, -4, ++n);
         transfer_free(t);
+        lua_pop(L, 1);
     }
     lua_pop(L, 1);
     return 1;
@@ -655,11 +659,11 @@ static int l_fds(lua_State *L)
 
     lua_newtable(L);
     for (size_t i = 0; i < m->watch_count; i++) {
-        const struct pollfd *w = &m->watches[i];
+        const struct pollfd w = m->watches[i]; /* a copy, for a finaliser may close the multi */
         lua_createtable(L, 0, 2);
-        lua_pushinteger(L, w->fd);
+        lua_pushinteger(L, w.fd);
         lua_setfield(L, -2, "fd");
-        lua_pushstring(L, events[(w->events & POLLIN ? 1 : 0) | (w->events & POLLOUT ? 2 : 0)]);
+        lua_pushstring(L, events[(w.events & POLLIN ? 1 : 0) | (w.events & POLLOUT ? 2 : 0)]);
         lua_setfield(L, -2, "events");
         lua_rawseti(L, -2, (lua_Integer)i + 1);
     }

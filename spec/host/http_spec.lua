@@ -336,6 +336,45 @@ describe("atelier.http", function()
       assert.equal(id, m:run()[1].id)
     end)
 
+    it("lets a forked child forget what is under way without ending it", function()
+      local unistd, wait = require "posix.unistd", require "posix.sys.wait"
+      local m = http.multi()
+      local id = m:add { url = tls .. "/later?ms=300&n=1", ca_file = dir .. "/cert.pem" }
+      m:run { timeout = 0.1 }
+      local pid = assert(unistd.fork())
+      if pid == 0 then
+        m = nil -- the collector takes transfers before their multi, as the end of a Lua state does
+        collectgarbage()
+        collectgarbage()
+        unistd._exit(http.live_handles())
+      end
+      local _, how, status = wait.wait(pid)
+      assert.equal("exited 0", how .. " " .. status)
+      local done = m:run()[1]
+      m:close()
+      assert.equal(id, done.id)
+      assert.is_nil(done.error)
+      assert.equal(200, done.status)
+    end)
+
+    it("bears a finaliser that closes the multi in use", function()
+      for i = 1, 100 do
+        local m = http.multi()
+        setmetatable({}, { __gc = function() m:close() end })
+        for _ = 1, i * 7 do
+          local _ = {}
+        end
+        local good, message = pcall(function()
+          for _ = 1, 5 do
+            m:add { url = base .. "/echo" }
+          end
+          assert(#m:run { all = true } <= 5)
+        end)
+        assert(good or message:find("multi is closed", 1, true), message)
+        m:close()
+      end
+    end)
+
     it("ignores the proxy variables of the environment", function()
       shell(([[http_proxy=http://127.0.0.1:1 all_proxy=http://127.0.0.1:1 LUA_CPATH='%s' lua5.4 -e '
         local r = assert(require("atelier.http").request { url = "%s/bytes?n=1" })
