@@ -139,6 +139,9 @@ static const int harmless[] = {
     SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(futex), SCMP_SYS(clock_gettime),
     SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(setitimer), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall),
     SCMP_SYS(exit), SCMP_SYS(exit_group),
+#ifdef SANITIZED
+    SCMP_SYS(sigaltstack), /* the sanitizer asks for the stack's place ahead of each longjmp */
+#endif
 };
 
 static int allow_calls(scmp_filter_ctx filter)
