@@ -187,7 +187,7 @@ static int l_decode(lua_State *L)
 /* ==== encoding: state ========================================================================== */
 
 struct key {
-    const char *s; /* owned by the table that is being written; nothing can change it meanwhile */
+    const char *s; /* a string that the table in slot + 2 keeps */
     size_t len;
 };
 
@@ -202,7 +202,8 @@ struct frame {
 
 /*
  * No luaL_Buffer: that wants its box on top of the stack, where the tables being walked are. Growing memory is
- * userdata in two fixed stack slots, so an error frees it; all places in it are offsets, for it moves.
+ * userdata in two fixed stack slots, so an error frees it; all places in it are offsets, for it moves. A third slot
+ * has a table of the keys in use: growing may run a finaliser, which may take them out of the table being written.
  */
 struct encoder {
     lua_State *L;
@@ -210,7 +211,7 @@ struct encoder {
     size_t len, size;
     struct key *keys; /* a stack of the sorted keys of all open objects */
     size_t key_top, key_size;
-    int slot; /* stack index of the output; slot + 1 is that of the keys */
+    int slot; /* stack index of the output; slot + 1 is that of the keys, slot + 2 of what keeps them */
     int indent;
     int depth;
     char first_out[FIRST_BYTES];
@@ -433,14 +434,19 @@ static int is_marked_array(lua_State *L, int idx)
     return same;
 }
 
-static void push_key(struct encoder *e, const char *s, size_t len)
+/* Pushes the string at stack -2, the key that lua_next is at. */
+static void push_key(struct encoder *e)
 {
+    struct key *key;
+
     if (e->key_top == e->key_size) {
         e->keys = grow(e, e->slot + 1, e->keys, e->key_top * sizeof *e->keys, e->key_size * 2 * sizeof *e->keys);
         e->key_size *= 2;
     }
-    e->keys[e->key_top].s = s;
-    e->keys[e->key_top++].len = len;
+    lua_pushvalue(e->L, -2);
+    lua_rawseti(e->L, e->slot + 2, (lua_Integer)e->key_top + 1);
+    key = &e->keys[e->key_top++];
+    key->s = lua_tolstring(e->L, -2, &key->len);
 }
 
 /*
@@ -451,12 +457,10 @@ static int survey(struct encoder *e, int marked, lua_Integer *n, const char **re
 {
     lua_State *L = e->L;
     lua_Integer count = 0, strings = 0, max = 0, k;
-    size_t len;
 
     for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
         if (lua_type(L, -2) == LUA_TSTRING) {
-            const char *s = lua_tolstring(L, -2, &len);
-            push_key(e, s, len);
+            push_key(e);
             strings++;
         } else if (lua_isinteger(L, -2) && (k = lua_tointeger(L, -2)) >= 1) {
             count++;
@@ -628,6 +632,7 @@ static int l_encode(lua_State *L)
     lua_settop(L, 2);
     lua_pushnil(L); /* the slots of grow() */
     lua_pushnil(L);
+    lua_newtable(L);
     lua_pushvalue(L, 1);
     e.L = L;
     e.out = e.first_out;

@@ -312,6 +312,25 @@ describe("atelier.json", function()
     assert.equal(5000, #value.text)
   end)
 
+  it("bears a finaliser that empties the table being encoded", function()
+    local emptied = 0
+    collectgarbage("incremental", 1, 400)
+    for _ = 1, 5 do
+      local t = {}
+      for i = 1, 2000 do t[("k%d"):format(i) .. ("x"):rep(600)] = i end
+      collectgarbage()
+      setmetatable({}, { __gc = function()
+        emptied = emptied + 1
+        for key in pairs(t) do t[key] = nil end
+      end })
+      local text, message = json.encode(t)
+      assert(text or message:find("a nil has no JSON form", 1, true), message)
+    end
+    collectgarbage("incremental", 200, 100)
+    collectgarbage()
+    assert.equal(5, emptied)
+  end)
+
   it("leaves nothing behind when memory runs out at any point", function()
     local oom = require "oom"
     local value
