@@ -79,46 +79,56 @@ local function merge_calls(outcomes)
   return calls
 end
 
--- A jail that cannot be had is no fault of the template, but nothing can be vouched for without it.
-local function open_tryout(self, options)
-  if options.jail == false then return nil end
-  local made, message, code = tryout.new { runtime = self.template.runtime, config = options.config }
-  if made then return made end
+-- The jail cannot be had: nobody can vouch for the scripts. A runtime that is no good is a fault of its own; else the
+-- machine is to blame, and the template is not refused for it.
+local function give_up(self, message, code)
+  self.not_run = message
   if code == "runtime" then
-    local place = outline.read(self.text).values.runtime or 1
-    self.faults:add { fault.at({ file = "template.json", message = message }, self.text, place) }
+    local place = outline.read(self.text).values.runtime
+    local found = { file = "template.json", message = message }
+    self.faults:add { place and fault.at(found, self.text, place) or found }
+  else
+    self.jail_problem, self.jail_code = message, code
+  end
+end
+
+local function open_tryout(self, options)
+  if options.jail == false then
+    self.not_run = "the jail was not wanted"
     return nil
   end
-  self.jail_problem, self.jail_code = message, code
+  local made, message, code = tryout.new { runtime = self.template.runtime, config = options.config }
+  if not made then give_up(self, message, code) end
+  return made
 end
 
 local function check_plans(self, options)
   local runner <close> = open_tryout(self, options)
-  for _, plan in ipairs(self.plans) do
-    local outcome, message, code = plan_check.run {
-      template = self.template, plan = plan, vars = self.given, faults = self.faults, warnings = self.warnings,
-      decisions = plans.select(self.template.file_structure, plan.tools),
-      tryout = not self.jail_problem and runner or nil,
-    }
-    if not outcome and code == "runtime" then
-      self.faults:add { { message = message } }
-      return
-    elseif not outcome then
-      self.jail_problem, self.jail_code = message, code
-      return check_plans(self, { jail = false })
-    end
-    self.outcomes[#self.outcomes + 1] = outcome
-  end
   self.limits = runner and runner.limits
+  local alone = {}
+  for i, plan in ipairs(self.plans) do
+    local task = {
+      template = self.template, plan = plan, vars = self.given, faults = self.faults, warnings = self.warnings,
+      decisions = plans.select(self.template.file_structure, plan.tools), tryout = not self.not_run and runner or nil,
+      alone = alone, thorough = options.thorough,
+    }
+    local outcome, message, code = plan_check.run(task)
+    if not outcome then
+      give_up(self, message, code)
+      task.tryout = nil
+      outcome = plan_check.run(task)
+    end
+    self.outcomes[i] = outcome
+  end
 end
 
 -- Hostile values in all personal files: they are the same in every plan, so once is enough.
-local function rehearse(self)
+local function rehearse(self, seconds)
   local fullest = self.plans[1]
   for _, plan in ipairs(self.plans) do
     if #plan.tools > #fullest.tools then fullest = plan end
   end
-  self.rehearsal = rehearsal.run(self.template, sample.vars(self.template, fullest, self.given))
+  self.rehearsal = rehearsal.run(self.template, sample.vars(self.template, fullest, self.given), seconds)
   self.faults:add(self.rehearsal.faults)
   self.warnings:add(self.rehearsal.warnings)
 end
@@ -133,10 +143,12 @@ end
 --- Checks a template.
 -- @tparam string dir
 -- @tparam[opt] table options `plans` (list of `{name, tools}`; default `plans.defaults`), `vars` (values that count
---   instead of the samples), `config` (limits of the jail: see `config`), `jail` (false: nothing is run)
--- @treturn table report: `ok`; `faults` and `warnings` (see `template.fault`); `jail_problem` and `jail_code` when the
---   jail could not be had; `took_ms`; and when the template could be read: `loaded` (see `template.load`), `template`,
---   `plans` (outcomes, see `template.plan_check`), `scripts`, `calls`, `limits` (when scripts ran), `rehearsal`
+--   instead of the samples), `config` (limits of the jail: see `config`), `jail` (false: nothing is run), `thorough`
+--   (all hostile values, however long it takes)
+-- @treturn table report: `ok`; `faults` and `warnings` (see `template.fault`); `not_run`, why scripts did not run;
+--   `jail_problem` and `jail_code` when the jail could not be had; `took_ms`; and when the template could be read:
+--   `loaded` (see `template.load`), `template`, `plans` (outcomes, see `template.plan_check`), `scripts`, `calls`,
+--   `limits` (when scripts were to run), `rehearsal`
 function M.run(dir, options)
   options = options or {}
   local began = clock.now()
@@ -150,13 +162,13 @@ function M.run(dir, options)
   if self.template then
     rule_faults(self)
     variable_faults(self)
-    rehearse(self)
+    rehearse(self, options.thorough and math.huge)
     check_plans(self, options)
   end
   local faults = self.faults:list()
   return {
     ok = #faults == 0 and not self.jail_problem, faults = faults, warnings = self.warnings:list(),
-    jail_problem = self.jail_problem, jail_code = self.jail_code, ran = self.limits ~= nil,
+    jail_problem = self.jail_problem, jail_code = self.jail_code, not_run = self.not_run,
     loaded = self.template, template = self.template and describe(self.template), plans = self.outcomes,
     scripts = merge_scripts(self.outcomes),
     calls = merge_calls(self.outcomes), limits = self.limits, rehearsal = self.rehearsal,

@@ -7,11 +7,13 @@ local M = {}
 local walk
 
 local function string_end(text, at)
-  repeat
-    at = text:find('["\\]', at + 1)
-    if at and text:byte(at) == 92 then at = at + 1 end
-  until not at or text:byte(at) == 34
-  return at or #text
+  at = at + 1
+  while true do
+    local stop = text:find('["\\]', at)
+    if not stop then return #text end
+    if text:byte(stop) == 34 then return stop end
+    at = stop + 2
+  end
 end
 
 local function skip(text, at) return text:find("[^ \t\r\n]", at) or #text + 1 end

@@ -3,6 +3,7 @@
 -- Knows the jail through `template.tryout`; decides what is a fault and what a warning.
 -- @module template.plan_check
 
+local clock = require "clock"
 local fault = require "template.fault"
 local kit = require "template.kit"
 local nasty = require "template.nasty"
@@ -14,6 +15,7 @@ local M = {}
 
 -- Variables that scripts take for granted; the others are free text, and hostile in a rehearsal of the scripts.
 local SETTLED <const> = { "plan", "plan_tools", "expires_at", "issued_at", "template", "version", "artifact_id" }
+local SECONDS <const> = 1 -- for runs with hostile values, unless there is no hurry
 local SHORT <const> = 64 -- bytes: longer hostile texts tell nothing more about a script
 
 local HINTS <const> = {
@@ -103,13 +105,16 @@ end
 local function run_rest(self, texts)
   local names = {}
   for name in next, texts do
-    if name:find("%.lua$") and name ~= tryout.MAIN and not self.scripts[name] then names[#names + 1] = name end
+    local done = self.alone[name] == texts[name] -- in another plan
+    if name:find("%.lua$") and name ~= tryout.MAIN and not self.scripts[name] and not done then
+      names[#names + 1] = name
+    end
   end
   table.sort(names)
   for _, name in ipairs(names) do
     local verdict, message, code = self.tryout:alone(name)
     if not verdict then return nil, message, code end
-    self.runs = self.runs + 1
+    self.runs, self.alone[name] = self.runs + 1, texts[name]
     note_usage(self.scripts, name, verdict)
     if verdict.verdict ~= "ok" and not self.reached[name] then
       local list = fault_of(self, verdict, texts, " (loaded alone: no run of main.lua asked for it)")
@@ -144,8 +149,9 @@ end
 -- a value by an error; it must not do anything worse.
 local function run_hostile(self, made, vars)
   local count, refusals, first = 0, 0, nil
+  local deadline = clock.now() + (self.thorough and math.huge or SECONDS)
   for _, case in ipairs(nasty.strings) do
-    if #case.value <= SHORT and not case.name:find("^byte") then
+    if #case.value <= SHORT and not case.name:find("^byte") and clock.now() < deadline then
       local result, message, code = hostile_verdict(self, case, made, vars)
       if message then return nil, message, code end
       count = count + (result and 1 or 0)
@@ -218,7 +224,8 @@ end
 
 --- Checks a plan.
 -- @tparam table options `template` (compiled), `plan` (`{name, tools}`), `vars` (given values), `faults` and `warnings`
---   (sets of `template.fault`, added to), `tryout` (or nil: nothing runs), `decisions` (of `plans.select`)
+--   (sets of `template.fault`, added to), `tryout` (or nil: nothing runs), `decisions` (of `plans.select`), `alone`
+--   (texts by name that other plans have loaded alone; added to), `thorough` (take the time that it takes)
 -- @treturn[1] table what came of it: `{plan, tools, files, left_out, capabilities, verdict, script, line, message,
 --   runs, hostile, scripts, calls}`; no `verdict` when the bundle cannot be made, or nothing was to run
 -- @return[2] nil
@@ -227,10 +234,17 @@ end
 function M.run(options)
   local self = {
     plan = options.plan, faults = options.faults, warnings = options.warnings, tryout = options.tryout,
-    decisions = options.decisions, scripts = {}, calls = {}, reached = {}, runs = 0, hostile = 0,
+    decisions = options.decisions, alone = options.alone or {}, thorough = options.thorough, scripts = {}, calls = {},
+    reached = {}, runs = 0, hostile = 0,
   }
-  local made = kit.new(options.template, self.plan.tools)
-  if not made then return outcome(self) end -- its faults are the files' and the rules', and known
+  local made, problem = kit.new(options.template, self.plan.tools)
+  if not made then
+    for _, found in ipairs(fault.parse(problem)) do
+      -- What the rules gate away is known, and told at its entry of the manifest.
+      if not found.message:find("^required, but ") then self.faults:add({ found }, self.plan.name) end
+    end
+    return outcome(self)
+  end
   local vars = sample.vars(options.template, self.plan, options.vars)
   local texts, message = made:check(vars)
   if not texts then

@@ -3,6 +3,7 @@
 -- rendering must be taken by Lua or JSON, and must have the skeleton that the sample's rendering has.
 -- @module template.rehearsal
 
+local clock = require "clock"
 local fault = require "template.fault"
 local json = require "atelier.json"
 local nasty = require "template.nasty"
@@ -10,6 +11,9 @@ local sample = require "template.sample"
 local tokens = require "template.tokens"
 
 local M = {}
+
+--- Seconds that a rehearsal may take before it leaves the rest of the values out: files of megabytes need them.
+M.SECONDS = 2
 
 local MOST_FAULTS <const> = 5 -- of one file: more would say the same
 
@@ -86,11 +90,11 @@ local function personal_files(template, vars)
   return files
 end
 
-local function choosy_warnings(self)
+local function choosy_warnings(self, tried)
   local warnings = {}
   for _, place in ipairs(self.places) do
     warnings[#warnings + 1] = { file = place.file, line = place.line, column = place.column, excerpt = place.excerpt,
-      message = ("%s (%d of %d hostile texts are refused here)"):format(place.message, place.count, #nasty.strings),
+      message = ("%s (%d of %d hostile texts are refused here)"):format(place.message, place.count, tried),
       hint = "put the placeholder into quotes, where every text can stand" }
   end
   return warnings
@@ -116,19 +120,25 @@ end
 --- Rehearses.
 -- @tparam table template its files compiled
 -- @tparam table vars sample values that render
--- @treturn table `{values, rendered, refused, faults, warnings}`: counts over all files; `values` counts each once
-function M.run(template, vars)
-  local self = { faults = {}, refused = 0, choosy = {}, places = {}, complaints = {}, params = sample.params(template) }
+-- @tparam[opt=SECONDS] number seconds
+-- @treturn table `{values, left_out, rendered, refused, faults, warnings}`: counts over all files; `values` are those
+--   that were tried, each once, `left_out` those for which there was no time
+function M.run(template, vars, seconds)
+  local deadline, tried = clock.now() + (seconds or M.SECONDS), 0
+  local self = { faults = {}, refused = 0, choosy = {}, places = {}, complaints = {} }
+  self.params = sample.params(template)
   local files, rendered = personal_files(template, vars), 0
   for _, case in ipairs(nasty.strings) do
+    if clock.now() > deadline then break end
     local hostile = sample.with_text(vars, case.value)
+    tried = tried + 1
     for _, file in ipairs(files) do
       if try(self, file, case, hostile) then rendered = rendered + 1 end
     end
   end
   try_impossible(self, files, vars)
-  return { values = #nasty.strings, rendered = rendered, refused = self.refused, faults = self.faults,
-    warnings = choosy_warnings(self) }
+  return { values = tried, left_out = #nasty.strings - tried, rendered = rendered, refused = self.refused,
+    faults = self.faults, warnings = choosy_warnings(self, tried) }
 end
 
 return M

@@ -101,7 +101,8 @@ end
 
 -- The loader has refused: its complaints, and a look at all that it has not complained of.
 local function look_further(root, text, message, faults)
-  local parsed = fault.locate(fault.parse(message, ("template: %s: "):format(root)), text or "")
+  local parsed = fault.parse(message, ("template: %s: "):format(root))
+  if text then fault.locate(parsed, text) end
   if not text and not (parsed[1] and parsed[1].file) then
     parsed = { { message = root .. ": " .. parsed[1].message } }
   end

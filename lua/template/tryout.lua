@@ -17,35 +17,30 @@ M.MAIN = "main.lua"
 local PRESSES <const> = 24 -- buttons of one dialog that are tried
 local REPORT <const> = "tryout report" -- the last line printed; tabs between its fields
 
--- Presses the button of that number in the first dialog, tells how many there were and which siblings were asked for.
--- `require` is entered by a tail call: places in messages stay those of the script.
+-- Presses the button of that number in the first dialog; tells the buttons' titles and which siblings were asked for.
+-- Its `require` is a chunk of no known name: places in messages stay those of the script that asked.
 local DRIVER <const> = [[
 local wanted = %d
-local require_, dialog_, kinds = require, rawget(_G, "dialog"), rawget(_G, "CONTROLLER_TYPE") or {}
-local asked, buttons, pressed = {}, 0, ""
-function require(name)
-  asked[#asked + 1] = tostring(name)
-  return require_(name)
-end
+local dialog_, kinds = rawget(_G, "dialog"), rawget(_G, "CONTROLLER_TYPE") or {}
+local asked, titles = {}, {}
+require = load("local f, asked = ... return function(x) asked[#asked + 1] = tostring(x) return f(x) end", "=?")(require,
+  asked)
 if dialog_ then
   function dialog(controls)
-    local answer, found = dialog_(controls), 0
-    if wanted and type(controls) == "table" then
-      for i = 1, #controls do
-        local control = controls[i]
-        local is_button = type(control) == "table" and control.type ~= nil and control.type == kinds.BUTTON
-        if is_button then found = found + 1 end
-        if is_button and found == wanted then
-          answer, pressed = control.flag or found, tostring(control.title)
-        end
+    local answer = dialog_(controls)
+    for i = 1, wanted and type(controls) == "table" and #controls or 0 do
+      local control = controls[i]
+      if type(control) == "table" and control.type ~= nil and control.type == kinds.BUTTON then
+        titles[#titles + 1] = tostring(control.title):gsub("%%c", " ")
+        if #titles == wanted then answer = control.flag or wanted end
       end
-      buttons, wanted = found, nil
     end
+    wanted = nil
     return answer
   end
 end
 dofile "main.lua"
-print("\ntryout report\t" .. buttons .. "\t" .. pressed:gsub("%%c", " "), table.concat(asked, "\t"))
+print("\ntryout report\t" .. #titles .. "\t" .. table.concat(titles, "\t") .. "\t" .. table.concat(asked, "\t"))
 ]]
 
 local Tryout = {}
@@ -137,20 +132,26 @@ end
 
 -- Takes the driver's report off the end of the output.
 local function read_report(verdict)
-  local output, report = verdict.output or "", REPORT .. "\t(%d+)\t([^\t\n]*)\t([^\n]*)\n$"
-  local body, count, title, names = output:match("^(.*)\n" .. report)
-  verdict.asked = {}
+  local output = verdict.output or ""
+  local body, count, fields = output:match("^(.*)\n" .. REPORT .. "\t(%d+)\t([^\n]*)\n$")
+  verdict.asked, verdict.titles = {}, {}
   if not body then return end
   local usage = verdict.usage
   usage.output_bytes = math.max(0, usage.output_bytes - #output + #body)
-  verdict.output, verdict.buttons, verdict.title = body, tonumber(count), title
-  for name in names:gmatch("[^\t]+") do table.insert(verdict.asked, name) end
+  verdict.output, verdict.buttons = body, tonumber(count)
+  for field in (fields .. "\t"):gmatch("([^\t]*)\t") do
+    if #verdict.titles < verdict.buttons then
+      table.insert(verdict.titles, field)
+    elseif field ~= "" then
+      table.insert(verdict.asked, field)
+    end
+  end
 end
 
 --- Runs main.lua and presses a button of its first dialog.
 -- @tparam integer number from 1; with 0 the runtime answers by itself
--- @treturn[1] table verdict, with `press` (the number), `title`, `buttons` (how many there are) and `asked` (siblings,
---   as they were asked for) besides
+-- @treturn[1] table verdict, with `press` (the number), and when it is "ok" `title`, `titles` and `buttons` (how many
+--   there are) and `asked` (siblings, as they were asked for) besides
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
@@ -159,7 +160,8 @@ function Tryout:press(number)
   local verdict, message, code = self:run { name = "(button " .. number .. ")", source = DRIVER:format(number) }
   if not verdict then return nil, message, code end
   read_report(verdict)
-  verdict.press = number
+  if verdict.message then verdict.message = verdict.message:gsub("^%?:%d+: ", "") end
+  verdict.press, verdict.title = number, verdict.titles[number]
   return verdict
 end
 
@@ -174,7 +176,9 @@ function Tryout:presses()
   repeat
     local verdict, message, code = self:press(number)
     if not verdict then return nil, message, code end
-    buttons, number = verdict.buttons or buttons, number + 1
+    buttons = verdict.buttons or buttons
+    if verdicts[1] then verdict.title = verdicts[1].titles[number] end
+    number = number + 1
     verdicts[number] = verdict
   until number > buttons or number > PRESSES
   return verdicts

@@ -12,6 +12,7 @@ local M = {
 function M.options(parser)
   parser:argument("template", "A folder NAME.at, or the name of one in the templates folder.")
   parser:option("--vars", "A JSON object with values that count instead of the samples."):argname "VARS.json"
+  parser:flag("--thorough", "Try every hostile value, however long it takes; of large files some are left out.")
   parser:flag("--no-jail", "Do not run the scripts: nothing is then known of what they do.")
 end
 
@@ -50,7 +51,7 @@ local function summary(report)
   if report.ok then
     return ("%s %s: all is well"):format(report.template.name, report.template.version)
   elseif #report.faults == 0 then
-    return "the scripts could not be run: " .. report.jail_problem
+    return "the jail could not be had, and the scripts were not run: " .. report.jail_problem
   end
   local first = fault.format(report.faults[1]):match "^[^\n]*"
   return #report.faults == 1 and first or ("%d faults; the first: %s"):format(#report.faults, first)
@@ -67,9 +68,9 @@ local function outcome_of(report)
   for i, warning in ipairs(report.warnings) do
     result.warnings[i] = { code = "template", message = fault.format(warning) }
   end
-  if report.template and not report.ran then
-    local why = report.jail_problem or "--no-jail was given"
-    table.insert(result.warnings, 1, { code = "not_run", message = "THE SCRIPTS HAVE NOT BEEN RUN: " .. why })
+  if report.not_run then
+    local loud = "THE SCRIPTS HAVE NOT BEEN RUN: " .. report.not_run
+    table.insert(result.warnings, 1, { code = "not_run", message = loud })
   end
   return result
 end
@@ -85,7 +86,7 @@ local function with_details(result)
   end
   if report.rehearsal then
     local r = report.rehearsal
-    result.hostile = { values = r.values, rendered = r.rendered, refused = r.refused }
+    result.hostile = { values = r.values, left_out = r.left_out, rendered = r.rendered, refused = r.refused }
   end
   result.report = nil
   return result
@@ -114,7 +115,8 @@ function M.run(args)
       return nil, message, why
     end
   end
-  local result = M.check(dir, { vars = given, config = config, jail = not args.no_jail })
+  local result = M.check(dir, { vars = given, config = config, jail = not args.no_jail,
+    thorough = args.thorough })
   return args.json and with_details(result) or result
 end
 
@@ -131,18 +133,18 @@ local function show_scripts(report)
   for _, row in ipairs(report.scripts) do
     longest = math.max(longest, #row.script)
   end
-  local width = math.max(3, math.min(16, (term.screen_width() - longest) // 4 - 12))
+  local width = math.max(3, math.min(16, (term.screen_width() - longest) // 4 - 11))
   local header, rows, limits = { "script" }, {}, { term.dim "limit" }
   for _, figure in ipairs(FIGURES) do
     header[#header + 1] = figure[1]
-    limits[#limits + 1] = term.dim(("%9s"):format(figure[3](figure[4](report.limits[figure[1]]))))
+    limits[#limits + 1] = term.dim(("%8s"):format(figure[3](figure[4](report.limits[figure[1]]))))
   end
   for i, row in ipairs(report.scripts) do
     rows[i] = { term.safe(row.script) }
     for _, figure in ipairs(FIGURES) do
       local used = row[figure[2]]
       local limit = figure[4](report.limits[figure[1]])
-      local text = used and (("%9s "):format(figure[3](used)) .. term.bar(used / limit, width)) or ("%9s"):format "?"
+      local text = used and (("%8s "):format(figure[3](used)) .. term.bar(used / limit, width)) or ("%8s"):format "?"
       table.insert(rows[i], text)
     end
   end
@@ -196,8 +198,11 @@ local function show_report(report)
   end
   if report.rehearsal then
     local r = report.rehearsal
-    term.field("hostile", ("%d values in every place: %d renderings, %d refused with a diagnosis, %s"):format(r.values,
-      r.rendered, r.refused, #r.faults == 0 and "none became code" or term.red(plural(#r.faults, "fault"))))
+    local end_of_it = #r.faults == 0 and "none became code" or term.red(plural(#r.faults, "fault"))
+    local rest = r.left_out == 0 and "" or (" (%d more with --thorough: the files are large)"):format(r.left_out)
+    local text = ("%d values in every place%s: %d renderings, %d refused with a diagnosis, %s"):format(r.values, rest,
+      r.rendered, r.refused, end_of_it)
+    term.field("hostile", term.wrap(text, 16))
   end
 end
 
@@ -218,7 +223,8 @@ function M.show(result)
   end
   io.stdout:flush()
   M.show_faults(report)
-  local verdict = report.ok and term.green "ok" or term.red "refused"
+  local verdict = #report.faults > 0 and term.red "refused" or report.not_run and term.yellow "not known"
+    or term.green "ok"
   print(("\n%s  %s, %s, %s"):format(verdict, plural(#report.faults, "fault"), plural(#report.warnings, "warning"),
     term.duration(report.took_ms)))
 end

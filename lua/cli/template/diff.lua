@@ -45,7 +45,7 @@ local function side(word)
   if not dir then
     return nil, message, code
   end
-  return template.load(dir)
+  return folder.load(dir)
 end
 
 function M.run(args)

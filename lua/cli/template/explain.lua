@@ -3,7 +3,6 @@ local folder = require "cli.template.folder"
 local json = require "atelier.json"
 local plans = require "plans"
 local session = require "cli.session"
-local template = require "template"
 local term = require "cli.term"
 
 local M = {
@@ -44,7 +43,7 @@ local function explain_device(args, s)
   local device = rows[1]
   local found
   if args.template:find("/", 1, true) then
-    found, message, code = template.load(args.template)
+    found, message, code = folder.load(args.template)
   else
     rows, message, code = conn:query(PUBLISHED, { args.template })
     found = rows and rows[1]
@@ -77,7 +76,7 @@ local function explain_plan(args)
     return nil, message, code
   end
   local found
-  found, message, code = template.load(dir)
+  found, message, code = folder.load(dir)
   if not found then
     return nil, message, code
   end

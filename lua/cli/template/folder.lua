@@ -2,6 +2,7 @@
 -- @module cli.template.folder
 local config = require "config"
 local stat = require "posix.sys.stat"
+local template = require "template"
 
 local M = {}
 
@@ -22,6 +23,17 @@ function M.find(word)
     return word, values
   end
   return values.templates_dir .. "/" .. word:gsub("%.at$", "") .. ".at", values
+end
+
+--- Loads a template; that it is not there is a refusal too.
+-- @tparam string dir
+-- @treturn[1] table see `template.load`
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string "template"
+function M.load(dir)
+  local loaded, message = template.load(dir)
+  return loaded, message, not loaded and "template" or nil
 end
 
 --- Reads a file that a person named: a pipe is welcome, an endless one is not.
