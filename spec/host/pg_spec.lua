@@ -647,11 +647,11 @@ describe("atelier.pg", function()
       local c = connect { yield = true }
       local turns, a, b = drive(coroutine.create(function()
         return c:transaction(function()
-          assert(c:query "insert into t values (3)")
+          assert(c:query "insert into t select 3 from pg_sleep(0.02)")
           return c:query("select pg_sleep(0.02), 5 as v")[1].v, "b"
         end)
       end), c)
-      assert.is_true(turns >= 4)
+      assert.is_true(turns >= 2) -- what the server answers at once needs no turn
       assert.same({ 5, "b" }, { a, b })
       assert.equal(1, value "(select count(*) from t)")
       assert(conn:query "delete from t")
@@ -1060,7 +1060,7 @@ describe("atelier.pg", function()
     it("one call may choose for itself", function()
       local co = coroutine.create(function()
         local waited = c:query("select 1 as v", nil, { yield = false })[1].v
-        local yielded = conn:query("select 2 as v", nil, { yield = true })[1].v
+        local yielded = conn:query("select 2 as v, pg_sleep(0.02)", nil, { yield = true })[1].v
         return waited + yielded
       end)
       local ok, which = coroutine.resume(co)
