@@ -40,7 +40,7 @@ local REFUSED = {
   tampered = true, bad_signature = true, unknown_signer = true, bad_archive = true, bad_licence = true, bad_key = true,
   bad_public_key = true, bad_device = true, bad_template = true, template = true, vars = true, unknown_device = true,
   not_entitled = true, unknown_template = true, bad_priority = true, bad_id = true, unknown_job = true,
-  version_taken = true, no_file = true, unknown_plan = true,
+  bad_state = true, version_taken = true, no_file = true, unknown_plan = true,
 }
 
 local EXIT = { usage = 2 }

@@ -27,21 +27,27 @@ local LIST = [[select q.id::text as queue_id, d.device_hash, t.name as template,
   from file_generation_queue q join devices d on d.id = q.device_id join ate_templates t on t.id = q.template_id
   where $1::text is null or q.status = $1
   order by q.created_at desc, q.id limit $2]]
+-- A retried job goes back in the queue, or into the newer one that waits; what has ended cannot be called off.
 local CHANGE = {
   retry = "select retry_ate_generation($1::uuid)::text as id",
-  cancel = "select cancel_ate_generation($1::uuid)::text as id",
+  cancel = "select case when cancel_ate_generation($1::uuid) then $1 end as id",
 }
+local REFUSALS = { ["22P02"] = "bad_id", AT006 = "unknown_job", AT007 = "bad_state" }
 
 local function change(conn, action, ids)
   local done = json.array {}
   for _, id in ipairs(ids) do
     local rows, message, state = conn:query(CHANGE[action], { id })
-    if not rows then
-      return nil, ("queue %s: %s: %s"):format(action, id, message), state == "22P02" and "bad_id" or state
+    if rows and rows[1].id == json.null then
+      rows, message, state = nil, "has ended already", "AT007"
     end
-    done[#done + 1] = id
+    if not rows then
+      local so_far = #done > 0 and (" (done before: %s)"):format(table.concat(done, ", ")) or ""
+      return nil, ("queue %s: %s: %s%s"):format(action, id, message, so_far), REFUSALS[state] or state
+    end
+    done[#done + 1] = rows[1].id
   end
-  return { jobs = done, message = ("%s: %d"):format(action, #done) }
+  return { jobs = done, message = ("%s: %s"):format(action, table.concat(done, ", ")) }
 end
 
 function M.run(args)

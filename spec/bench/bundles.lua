@@ -77,9 +77,10 @@ end
 
 -- Workers are running and warm; the purchases are committed in one transaction; the clock stops when the last file is
 -- recorded.
-local function measure(lab_state, cluster, workers)
+local function measure(lab_state, cluster, workers, check)
   local conn, running = lab_state.conn, {}
   lab_state.env.ATELIER_STORAGE = fresh_folder "atelier"
+  lab_state.env.ATELIER_CHECK = check and "yes" or "no"
   for i = 1, workers do
     running[i] = lab.start({ "work" }, lab_state.env)
   end
@@ -94,11 +95,11 @@ local function measure(lab_state, cluster, workers)
   end
   assert(conn:exec "begin")
   purchase(conn, JOBS)
-  local postgres_before, workers_before, began = lab.postgres_cpu(cluster), workers_cpu(), clock.now()
+  local postgres_before, workers_before, began = lab.family_cpu(cluster.pid), workers_cpu(), clock.now()
   assert(conn:exec "commit")
   lab.await(idle(conn), 120, "all bundles")
   local seconds = clock.now() - began
-  local postgres_ms = (lab.postgres_cpu(cluster) - postgres_before) * 1000 / JOBS
+  local postgres_ms = (lab.family_cpu(cluster.pid) - postgres_before) * 1000 / JOBS
   local workers_ms = (workers_cpu() - workers_before) * 1000 / JOBS
   for _, process in ipairs(running) do
     process.stop()
@@ -160,6 +161,13 @@ end
 
 -- ==== the run ====
 
+local OURS = {
+  { name = "1 worker", workers = 1 },
+  { name = "2 workers", workers = 2 },
+  { name = "1 worker, every bundle run", workers = 1, check = true },
+  { name = "2 workers, every bundle run", workers = 2, check = true },
+}
+
 local function collect(into, name, result)
   into[name] = into[name] or { rate = {}, cpu_ms = {}, postgres_ms = {} }
   for figure, list in pairs(into[name]) do
@@ -183,10 +191,11 @@ end
 
 local function report(runs, disk, best_threads, flags)
   print(("\nmedians of %d interleaved rounds; %d bundles a run (peer: %d)"):format(ROUNDS, JOBS, PEER_JOBS))
-  for _, name in ipairs { "atelier, 1 worker", "atelier, 2 workers", "peer", "peer --cache-deflate" } do
-    if runs[name] then
-      line(name, runs[name])
-    end
+  for _, kind in ipairs(OURS) do
+    line(kind.name, runs[kind.name])
+  end
+  for name in pairs(flags) do
+    line(name, runs[name])
   end
   line(("disk, write+fsync+rename, %d threads"):format(best_threads), { rate = disk, cpu_ms = {}, postgres_ms = {} })
   local function rate(name)
@@ -195,10 +204,11 @@ local function report(runs, disk, best_threads, flags)
   print()
   for name, settings in pairs(flags) do
     print(("  %s: %s"):format(name, settings))
-    ratio("1 worker / " .. name, rate "atelier, 1 worker", rate(name), " x")
-    ratio("2 workers / " .. name, rate "atelier, 2 workers", rate(name), " x")
+    for _, kind in ipairs(OURS) do
+      ratio(kind.name .. " / " .. name, rate(kind.name), rate(name), " x")
+    end
   end
-  ratio("2 workers / disk limit", rate "atelier, 2 workers", lab.median(disk), " %")
+  ratio("2 workers / disk limit", rate "2 workers", lab.median(disk), " %")
 end
 
 --- Runs it and prints the figures.
@@ -225,11 +235,12 @@ function M.run()
   end
   for round = 1, ROUNDS do
     io.stderr:write(("  round %d of %d\r"):format(round, ROUNDS))
-    collect(runs, "atelier, 1 worker", measure(state, cluster, 1))
     for name, settings in pairs(flags) do
       collect(runs, name, peer_measure(peer, template, settings))
     end
-    collect(runs, "atelier, 2 workers", measure(state, cluster, 2))
+    for _, kind in ipairs(OURS) do
+      collect(runs, kind.name, measure(state, cluster, kind.workers, kind.check))
+    end
     disk[#disk + 1] = disk_limit(best_threads)
   end
   report(runs, disk, best_threads, flags)

@@ -89,11 +89,13 @@ local function cpu_of(pid)
   return ((fields[14] or 0) + (fields[15] or 0) + (fields[16] or 0) + (fields[17] or 0)) / TICKS
 end
 
---- Processor time so far of the cluster's processes.
-function M.postgres_cpu(cluster)
-  local total = cpu_of(cluster.pid)
-  for pid in M.shell(("pgrep -P %d || true"):format(cluster.pid)):gmatch "%d+" do
-    total = total + cpu_of(tonumber(pid))
+--- Seconds of processor time so far of a process and of its children, those that ended and those that run.
+-- @tparam integer pid
+-- @treturn number
+function M.family_cpu(pid)
+  local total = cpu_of(pid)
+  for child in M.shell(("pgrep -P %d || true"):format(pid)):gmatch "%d+" do
+    total = total + cpu_of(tonumber(child))
   end
   return total
 end
@@ -114,7 +116,7 @@ function M.start(words, env)
   end
   local process = {}
   function process.cpu()
-    return cpu_of(pid)
+    return M.family_cpu(pid)
   end
   function process.stop()
     signal.kill(pid, signal.SIGTERM)

@@ -177,9 +177,17 @@ describe("atelier", function()
     code, answer = ask { "queue", "list", "--status", "completed" }
     assert.equal(0, code)
     assert.is_true(#answer.jobs >= 3)
-    code, answer = ask { "queue", "retry", "not-a-uuid" }
-    assert.equal(3, code)
-    assert.equal("bad_id", answer.code)
+    local ended = answer.jobs[1].queue_id
+    for words, expected in pairs {
+      [{ "queue", "retry", "not-a-uuid" }] = "bad_id",
+      [{ "queue", "cancel", "00000000-0000-0000-0000-000000000000" }] = "unknown_job",
+      [{ "queue", "cancel", ended }] = "bad_state",
+      [{ "queue", "retry", ended }] = "bad_state",
+    } do
+      code, answer = ask(words)
+      assert.equal(3, code)
+      assert.equal(expected, answer.code)
+    end
   end)
 
   it("rotates keys: old files still open, new ones have new keys", function()
