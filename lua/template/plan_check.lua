@@ -86,6 +86,11 @@ end
 local function run_presses(self, texts)
   local verdicts, message, code = self.tryout:presses()
   if not verdicts then return nil, message, code end
+  local buttons = verdicts[1].buttons or 0
+  if buttons > tryout.PRESSES then
+    local left = ("the first dialog has %d buttons: only %d were tried"):format(buttons, tryout.PRESSES)
+    self.warnings:add({ { file = tryout.MAIN, message = left } }, self.plan.name)
+  end
   local always = files_of(verdicts[#verdicts].asked, texts)
   for _, verdict in ipairs(verdicts) do
     note_calls(self, verdict)

@@ -14,7 +14,8 @@ M.RUNTIME = "autotouch"
 --- The script that a device starts.
 M.MAIN = "main.lua"
 
-local PRESSES <const> = 24 -- buttons of one dialog that are tried
+--- Buttons of one dialog that are tried.
+M.PRESSES = 24
 local REPORT <const> = "tryout report" -- the last line printed; tabs between its fields
 
 -- Presses the button of that number in the first dialog; tells the buttons' titles and which siblings were asked for.
@@ -180,7 +181,7 @@ function Tryout:presses()
     if verdicts[1] then verdict.title = verdicts[1].titles[number] end
     number = number + 1
     verdicts[number] = verdict
-  until number > buttons or number > PRESSES
+  until number > buttons or number > M.PRESSES
   return verdicts
 end
 

@@ -180,6 +180,28 @@ if chosen == 2 then require "follow" end
     assert.matches("nokia", report.not_run)
   end)
 
+  it("tells of a runtime that is itself broken, by its line", function()
+    local folder = folders.make { ["own.lua"] = "return {\n  functions = { tap = 7 },\n  colour = 1 }", ["worse.lua"] = "return {\n}}",
+      ["late.lua"] = "return { functions = { tap = 'function() return 1 end' }, constants = { error = 1 } }" }
+    local options = { plans = ONE_PLAN.plans, config = { runtimes_dir = folder } }
+    for name, pattern in pairs { own = "own.lua: unknown key 'colour'", worse = "worse.lua:2: " } do
+      local list = refused({ ["main.lua"] = "tap()" }, { runtime = name }, options)
+      assert.matches("^template.json:%d+:%d+: runtime: .*" .. pattern, table.concat(list, "\n"))
+    end
+    assert.is_true(run({ ["main.lua"] = "tap()" }, { runtime = "late" }, options).ok)
+  end)
+
+  it("tries no more buttons than it can, and says so", function()
+    local report = run({ ["main.lua"] = [[
+      local all = {}
+      for i = 1, 100 do all[i] = { type = CONTROLLER_TYPE.BUTTON, flag = i, title = "a\tb\nc" } end
+      if dialog(all) == 25 then nothing() end
+      print("\ntryout report\t9\tx\ty")]] }, nil, ONE_PLAN)
+    assert.is_true(report.ok)
+    assert.equal(26, report.plans[1].runs)
+    assert.equal("main.lua: the first dialog has 100 buttons: only 24 were tried", heads(report.warnings)[1])
+  end)
+
   it("says so when nothing was run", function()
     local report = run({ ["main.lua"] = "while true do end" }, nil, { jail = false })
     assert.is_true(report.ok)
