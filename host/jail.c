@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -34,6 +35,18 @@ int64_t jail_now(void)
 
 /* ==== start ==================================================================================== */
 
+/* Without close_range (an old kernel, or a filter around this process): one by one. */
+static void close_all_above(unsigned fd)
+{
+    struct rlimit r = {.rlim_cur = 65536};
+
+    if (syscall(SYS_close_range, fd + 1, ~0u, 0) == 0)
+        return;
+    getrlimit(RLIMIT_NOFILE, &r);
+    for (rlim_t i = fd + 1; i < r.rlim_cur && i < 1048576; i++)
+        close((int)i);
+}
+
 /*
  * In the new process, which still shares the parent's memory: system calls only. All signals are blocked here; the
  * child unblocks them once they have their default action again.
@@ -46,7 +59,7 @@ static void enter_child(int channel)
 
     if (channel != JAIL_CHANNEL && dup2(channel, JAIL_CHANNEL) < 0)
         _exit(127);
-    syscall(SYS_close_range, JAIL_CHANNEL + 1, ~0u, 0);
+    close_all_above(JAIL_CHANNEL);
     execve("/proc/self/exe", argv, envp);
     _exit(127);
 }

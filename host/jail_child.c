@@ -232,6 +232,33 @@ static int try_forbidden(const char *what)
     return -1;
 }
 
+/* What a child may send whose script got past Lua and past honesty. */
+static void tell_lies(const char *lie)
+{
+    static const struct {
+        const char *name;
+        uint32_t words[10]; /* the frame */
+        size_t n;
+    } lies[] = {
+        {"lie kind", {JAIL_READY, 0}, 2},
+        {"lie size", {JAIL_REPLY, 0xfffffff0u}, 2},
+        {"lie short", {JAIL_REPLY, 100, 0}, 3},
+        {"lie empty", {JAIL_REPLY, 0}, 2},
+        {"lie verdict", {JAIL_REPLY, 4, JAIL_VERDICTS}, 3},
+        {"lie text", {JAIL_REPLY, 16, 0, 0xffffffffu, 0, 0}, 6},
+        {"lie name", {JAIL_REPLY, 12, 0, 0x7fffffffu, 0}, 5},
+    };
+
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++)
+        if (strcmp(lies[i].name, lie) == 0) {
+            write_all(&(struct iovec){.iov_base = (void *)(uintptr_t)lies[i].words, .iov_len = lies[i].n * 4}, 1);
+            _exit(0);
+        }
+    if (strcmp(lie, "lie silent") == 0)
+        for (;;)
+            ;
+}
+
 static void probe(struct wire_in *in)
 {
     char what[32] = "";
@@ -243,7 +270,8 @@ static void probe(struct wire_in *in)
     memset(&jail_run.fault, 0, sizeof jail_run.fault);
     jail_run.nfaults = jail_run.output_size = 0;
     jail_run.started = jail_now();
-    result = try_forbidden(what);
+    tell_lies(what);
+    result = strncmp(what, "lie", 3) == 0 ? 0 : try_forbidden(what);
     if (result < 0) {
         const char *reason = strerrorname_np(errno);
         jail_note(&jail_run.fault, JAIL_ERROR, reason, strlen(reason));
@@ -296,6 +324,7 @@ void jail_child_main(void)
         jail_reply();
         if (jail_run.fault.verdict != JAIL_OK)
             _exit(0);
+        jail_state_drop();
         if (own.p != NULL)
             explicit_bzero(own.p, own.n);
     }

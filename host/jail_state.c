@@ -23,6 +23,7 @@
 #define HOOK_EVERY 100      /* instructions between two looks; the cost of a hook hardly depends on it */
 #define DEEPEST 200         /* frames that are searched for a script's line */
 #define SIGNAL_STACK 65536
+#define COLLECT_FROM (1024u * 1024) /* bytes, at most: below, a collection costs more than the garbage */
 
 /* Ahead of a call that does not return, the address sanitizer looks for the stack's bounds in a file: not in here. */
 #define ENDS_PROCESS __attribute__((no_sanitize_address))
@@ -174,8 +175,17 @@ ENDS_PROCESS void jail_charge(lua_State *L, uint64_t instructions)
     jail_abort(JAIL_INSTRUCTIONS, "more instructions than the limit allows");
 }
 
+/* The collector is stopped at first: most runs end before they would need it, and it makes a tenth of their time. */
+static void start_collector(lua_State *L)
+{
+    jail_run.collecting = 1;
+    lua_gc(L, LUA_GCRESTART);
+}
+
 static void hook(lua_State *L, lua_Debug *ar)
 {
+    if (!jail_run.collecting && (jail_heap.used > COLLECT_FROM || jail_heap.used > jail_heap.cap / 4))
+        start_collector(L);
     jail_charge(L, ar->event == LUA_HOOKCOUNT ? HOOK_EVERY : 1);
 }
 
@@ -416,6 +426,9 @@ static int start_prelude(lua_State *L)
 
 static int run_protected(lua_State *L)
 {
+    jail_run.collecting = (jail_run.limits.without & JAIL_HOOK) != 0;
+    if (!jail_run.collecting)
+        lua_gc(L, LUA_GCSTOP);
     jail_library_open(L); /* leaves what a prelude is given */
     lua_pushcclosure(L, start_prelude, 1);
     if (!(jail_run.limits.without & JAIL_HOOK))
@@ -448,6 +461,12 @@ void jail_state_run(void)
 {
     begin();
     conclude(call(run_protected));
+}
+
+void jail_state_drop(void)
+{
+    jail_run.main = jail_run.current = NULL;
+    jail_heap_reset(0, 0);
 }
 
 /* ==== what all runs share ====================================================================== */

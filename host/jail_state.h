@@ -43,6 +43,7 @@ struct jail_run {
     struct jail_scripts shared, personal;
     struct jail_script script;  /* the main one */
     struct jail_script prelude;
+    int collecting;             /* the collector was started */
     int check_all;              /* siblings that the script does not ask for are parsed, too */
     struct jail_fault fault;    /* the first that decides */
     struct jail_fault pending;  /* where memory was refused for the first time */
@@ -65,6 +66,9 @@ void jail_state_load(void);
 
 /* Runs `script`. Returns only when another run may follow or the verdict is not final here. */
 void jail_state_run(void);
+
+/* Drops and wipes the state of the last run. After the reply: the parent need not wait for it. */
+void jail_state_drop(void);
 
 /* Decides: fills in the fault, replies, and ends the process. */
 void jail_abort(int verdict, const char *message) __attribute__((noreturn));

@@ -556,7 +556,8 @@ static int l_run(lua_State *L)
 /***
  * Lets the child try what its walls forbid, as a script would that got past Lua: for tests of the walls.
  * @function child:probe
- * @tparam string what "open", "create", "socket", "fork", "signal", "execute", "descriptor", "chdir" or "crash"
+ * @tparam string what "open", "create", "socket", "fork", "signal", "execute", "descriptor", "chdir" or "crash"; or an answer
+ *   that is none: "lie kind", "lie size", "lie short", "lie empty", "lie verdict", "lie text", "lie name", "lie silent"
  * @treturn[1] table verdict: "ok" when it could, "error" with the errno's symbol, "crash" when the kernel ended it
  * @return[2] nil
  * @treturn[2] string message

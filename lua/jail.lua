@@ -32,6 +32,15 @@ function M.limits(config)
   }
 end
 
+--- Says loudly that walls are left out, when they are.
+-- @tparam table config
+function M.warn(config)
+  if config.jail_without and config.jail_without ~= "" then
+    log.warn("the jail has walls left out: untrusted scripts are held by the others alone",
+      { without = config.jail_without })
+  end
+end
+
 --- A pool of children. Close it, or leave it to the collector.
 -- @tparam[opt] table config the keys `jail_*` and `runtimes_dir` of `config`; defaults where they are missing
 -- @treturn table pool
@@ -41,10 +50,7 @@ function M.pool(config)
     limits = M.limits(config), most = config.jail_children or 8, fresh = config.jail_fresh or false,
     folder = config.runtimes_dir, children = {}, count = 0, tick = 0,
   }, Pool)
-  if config.jail_without and config.jail_without ~= "" then
-    log.warn("the jail has walls left out: untrusted scripts are held by the others alone",
-      { without = config.jail_without })
-  end
+  M.warn(config)
   return pool
 end
 

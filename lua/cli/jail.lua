@@ -58,6 +58,7 @@ local function limits_of(args)
     return nil, problem, code
   end
   local limits = jail.limits(settings)
+  jail.warn(settings)
   for option, rule in pairs {
     memory = { SIZE, 1, 16 * 1024 ^ 3, true }, instructions = { COUNT, 1, 1e15, true },
     time = { TIME, 0.001, 86400, false }, output = { SIZE, 1, 256 * 1024 ^ 2, true },
@@ -132,18 +133,21 @@ local function refused(message)
   return { verdict = "error", message = message, usage = { time_ms = 0, output_bytes = 0 }, output = "", calls = {} }
 end
 
--- Each file has a child of its own; nothing of one is in another.
-local function run_file(path, setting)
+-- Each file has a child of its own; nothing of one is in another. The next one's is started ahead.
+local function run_file(path, setting, more)
   local text, message = read(path, setting.limits.memory)
   if not text then
     return refused("cannot be read: " .. message)
   end
-  local child, code
-  child, message, code = native.new(setting.limits)
+  local child, code = setting.spare, nil
+  if not child then
+    child, message, code = native.new(setting.limits)
+  end
   if not child then
     return nil, message, code
   end
   local held <close> = child
+  setting.spare = more and native.new(setting.limits) or nil
   local verdict
   if setting.kit then
     verdict, message, code = child:load(setting.kit)
@@ -201,9 +205,9 @@ function M.run(args)
     return nil, message, code
   end
   local rows, verdicts, all_ok = {}, {}, true
-  for _, path in ipairs(args.file) do
+  for i, path in ipairs(args.file) do
     local verdict
-    verdict, message, code = run_file(path, setting)
+    verdict, message, code = run_file(path, setting, i < #args.file)
     if not verdict then
       return nil, message, code
     end

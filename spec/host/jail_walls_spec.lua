@@ -1,6 +1,8 @@
 -- Each wall of the jail alone: what holds with it, and what gets through, or hits the next wall, when it is left out.
 local clock = require "clock"
+local host = require "atelier.host"
 local jail = require "atelier.jail"
+local program = require "spec.support.program"
 
 local PATTERN <const> = "local _ = (('a'):rep(400)):find(('a-'):rep(12) .. 'b')"
 
@@ -104,10 +106,40 @@ describe("the kernel's walls", function()
     assert.same({ "error", "ESRCH" }, { probe("create", { "seccomp", "rlimits", "uid" }) })
   end)
 
-  it("are refused by a child that cannot have them, unless told otherwise", function()
-    -- A filter that the parent already has may forbid another: here, that seccomp is asked for at all.
-    local child <close> = assert(jail.new { without = { "seccomp" } })
-    assert.is_false(child:walls().seccomp)
-    assert(jail.new()):close()
+end)
+
+describe("a kernel without seccomp", function()
+  local folder, bare
+
+  setup(function()
+    folder = program.folder()
+    local code, _, err = program.shell(("cc -o %s/no_seccomp spec/support/no_seccomp.c -lseccomp"):format(folder))
+    assert.equal(0, code, err)
+    bare = function(words)
+      return program.shell(("%s/no_seccomp %s %s"):format(folder, host.exe, words))
+    end
+    local file <close> = assert(io.open(folder .. "/s.lua", "w"))
+    file:write "print 'ran'"
+    local conf <close> = assert(io.open(folder .. "/conf.lua", "w"))
+    conf:write "return { jail_without = 'seccomp' }"
+  end)
+
+  teardown(function()
+    program.remove(folder)
+  end)
+
+  it("has no jail", function()
+    local code, out, err = bare(("jail %s/s.lua"):format(folder))
+    assert.equal(1, code)
+    assert.equal("", out)
+    assert(err:find("this system gives no seccomp; the jail is not safe without", 1, true), err)
+  end)
+
+  it("has a weaker one where the operator says so", function()
+    local code, out, err = program.shell(("ATELIER_CONFIG=%s/conf.lua %s/no_seccomp %s jail %s/s.lua"):format(
+      folder, folder, host.exe, folder))
+    assert.equal(0, code, err)
+    assert(out:find "^ran\n")
+    assert(err:find "without.*seccomp", err)
   end)
 end)
