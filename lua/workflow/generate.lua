@@ -3,7 +3,6 @@
 local check = require "workflow.check"
 local clock = require "clock"
 local container = require "ate.container"
-local crypto = require "atelier.crypto"
 local json = require "atelier.json"
 local keyring = require "ate.keyring"
 local kit = require "template.kit"
@@ -13,14 +12,12 @@ local staging = require "workflow.staging"
 local stat = require "posix.sys.stat"
 local storage = require "storage"
 local template = require "template"
+local values = require "workflow.values"
 local winzip = require "ate.winzip"
 
 local M = {}
 local Builder = {}
 Builder.__index = Builder
-
--- What a variable says when a licence never ends: a time, so that a tool may compare it like any other.
-local NEVER = "9999-12-31T23:59:59Z"
 
 -- Tells one content of the key ring's file from another: it is replaced, never changed.
 local function mark_of(path)
@@ -65,14 +62,6 @@ function Builder:refresh()
   end
 end
 
--- A random UUID (RFC 9562, version 4).
-local function uuid()
-  local b = { crypto.random(16):byte(1, 16) }
-  b[7] = b[7] & 0x0f | 0x40
-  b[9] = b[9] & 0x3f | 0x80
-  return (("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"):format(table.unpack(b)))
-end
-
 -- The template of a job, loaded once per published content.
 function Builder:template(job)
   local published = job.content_sha256 ~= json.null and job.content_sha256 or ""
@@ -107,62 +96,6 @@ function Builder:kit(job)
   return self.kits:get(loaded, job.plan_tools)
 end
 
--- Seconds only: the container's times have no fraction.
-local function to_seconds(time)
-  if time == nil or time == json.null then
-    return nil
-  end
-  return (time:gsub("%.%d+Z$", "Z"))
-end
-
--- What the template's placeholders may name.
-local function variables(job, artifact_id, key)
-  return {
-    device_hash = job.device_hash,
-    plan = job.plan_name,
-    plan_tools = job.plan_tools,
-    license_key = key,
-    expires_at = to_seconds(job.license_expires_at) or NEVER,
-    issued_at = os.date("!%Y-%m-%dT%H:%M:%SZ"),
-    template = job.template_name,
-    version = job.template_version,
-    artifact_id = artifact_id,
-    params = job.generation_params ~= json.null and job.generation_params or {},
-  }
-end
-
-local function metadata(job, vars)
-  return {
-    artifact_id = vars.artifact_id,
-    template = vars.template,
-    version = vars.version,
-    plan = vars.plan,
-    tools = vars.plan_tools,
-    generation = job.generation,
-    issued_at = vars.issued_at,
-    expires_at = to_seconds(job.license_expires_at) or json.null,
-  }
-end
-
--- What is recorded of the values. The licence key is not: whoever may have it can derive it.
-local function record(vars, job, master_id, signer_id)
-  return {
-    artifact_id = vars.artifact_id,
-    device_hash = vars.device_hash,
-    plan = vars.plan,
-    plan_tools = vars.plan_tools,
-    expires_at = vars.expires_at,
-    issued_at = vars.issued_at,
-    template = vars.template,
-    version = vars.version,
-    params = next(vars.params) and vars.params or nil,
-    generation = job.generation,
-    container = job.container,
-    master_key_id = master_id,
-    signer_id = signer_id,
-  }
-end
-
 -- The sealed file of a bundle as parts in memory.
 local function seal_in_memory(job, prepared, vars, signer)
   local archive, message, code = prepared:build(vars)
@@ -173,7 +106,7 @@ local function seal_in_memory(job, prepared, vars, signer)
     return winzip.seal { archive = archive, licence = vars.license_key }
   end
   return container.seal { archive = archive, licence = vars.license_key, device_hash = vars.device_hash,
-    metadata = metadata(job, vars), signer = signer }
+    metadata = values.metadata(job, vars), signer = signer }
 end
 
 -- The same for kits with large files: made in a folder on the store's own disk.
@@ -188,7 +121,7 @@ local function seal_in_files(job, prepared, vars, signer, folder)
     sealed, message, code = winzip.seal_file { archive_path = archive, path = path, licence = vars.license_key }
   else
     sealed, message, code = container.seal_file { archive_path = archive, path = path, licence = vars.license_key,
-      device_hash = vars.device_hash, metadata = metadata(job, vars), signer = signer }
+      device_hash = vars.device_hash, metadata = values.metadata(job, vars), signer = signer }
   end
   os.remove(archive)
   if sealed then
@@ -258,7 +191,7 @@ function Builder:build(job)
   local master, master_id = self.ring:master()
   local signer, signer_id = self.ring:signer()
   local key = licence.key(master, job.device_id)
-  local vars = variables(job, uuid(), key)
+  local vars = values.variables(job, key)
   local name
   name, message, code = storage.key(job.device_hash, job.template_name, vars.artifact_id)
   if not name then
@@ -292,7 +225,7 @@ function Builder:build(job)
     size = sealed.size,
     checksum = sealed.checksum,
     encryption_key_hash = sealed.encryption_key_hash,
-    variables = record(vars, job, master_id, signer_id),
+    variables = values.record(job, vars, master_id, signer_id),
     verdict = verdict and verdict.verdict,
     usage = verdict and verdict.usage,
     timing = { build = (built - began) * 1000, stored_from = built },

@@ -91,14 +91,16 @@ describe("a purchase", function()
     assert.equal(ends, opened.metadata.expires_at)
   end)
 
-  it("with a licence that never ends says so in the way of each place", function()
-    world:customer("PHONE-1", { expires = "null" })
-    assert(world:worker():drain())
-    local values, opened, file = world:open "PHONE-1"
-    assert.equal("9999-12-31T23:59:59Z", values[3])
-    assert.equal(json.null, opened.metadata.expires_at)
-    assert.equal(json.null, file.expires_at)
-  end)
+  for written, recorded in pairs { ["null"] = json.null, ["'infinity'"] = "infinity" } do
+    it("with a licence that never ends says so in the way of each place: " .. written, function()
+      world:customer("PHONE-1", { expires = written })
+      assert(world:worker():drain())
+      local values, opened, file = world:open "PHONE-1"
+      assert.equal("9999-12-31T23:59:59Z", values[3])
+      assert.equal(json.null, opened.metadata.expires_at)
+      assert.equal(recorded, file.expires_at)
+    end)
+  end
 
   it("fails for good when the licence has ended before its turn", function()
     world:customer "PHONE-1"
