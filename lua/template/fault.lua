@@ -133,12 +133,30 @@ local function before(a, b)
   return a.message < b.message
 end
 
+--- Text with each byte that is no UTF-8 as \xNN: names of files and hostile values hold such, and JSON does not.
+-- @tparam string text
+-- @treturn string
+function M.plain(text)
+  local out, from = {}, 1
+  while true do
+    local length, bad = utf8.len(text, from)
+    if length then break end
+    out[#out + 1] = text:sub(from, bad - 1) .. ("\\x%02x"):format(text:byte(bad))
+    from = bad + 1
+  end
+  return from == 1 and text or table.concat(out) .. text:sub(from)
+end
+
 --- A list that holds each fault once; `plan`s of equal faults are gathered in `plans`.
 -- @treturn table set with `set:add(faults[, plan])` and `set:list()`, which is sorted: the manifest first
 function M.set()
   local set, list, known = {}, {}, {}
   function set.add(_, faults, plan)
     for _, fault in ipairs(faults) do
+      for _, field in ipairs { "file", "message", "hint" } do
+        fault[field] = fault[field] and M.plain(fault[field])
+      end
+      for i, line in ipairs(fault.excerpt or {}) do fault.excerpt[i] = M.plain(line) end
       local key = M.format(fault)
       local same = known[key]
       if not same then

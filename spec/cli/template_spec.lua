@@ -164,6 +164,16 @@ describe("atelier template check", function()
     assert.equal(2, answer.faults[2].line)
   end)
 
+  it("gives JSON whatever names and texts there are", function()
+    local folder = folders.make { ["main.lua"] = "local s = '\u{e9}{{device_hash}}'\nerror('\\xff')", ["a.lua"] = "x = '\\xff" }
+    folders.write(folder, "\xff\27[31m.txt", "")
+    local code, answer = ask("check", folder, "--json")
+    assert.equal(3, code)
+    assert.equal("\\xff\27[31m.txt", answer.faults[1].file)
+    local _, _, err = run("check", folder)
+    assert.is_nil(err:find("\27", 1, true))
+  end)
+
   it("refuses what is no template at all", function()
     for _, word in ipairs { "/nonexistent", "nonexistent", "/dev/null", "Makefile", "host/" } do
       local code, answer = ask("check", word, "--json")

@@ -39,6 +39,15 @@ describe("a fault", function()
     assert.equal(text, table.concat(again, "\n"))
   end)
 
+  it("is UTF-8, whatever it is about", function()
+    for text, expected in pairs { ["é"] = "é", ["a\xffb\xc3"] = "a\\xffb\\xc3", ["\x80\x80é"] = "\\x80\\x80é", [""] = "" } do
+      assert.equal(expected, fault.plain(text))
+    end
+    local set = fault.set()
+    set:add { { file = "\xff", message = "\xfe", hint = "\xfd", excerpt = { "\xfc" } } }
+    assert.equal("\\xff: \\xfe\n  \\xfc\n  \\xfd", fault.format(set:list()[1]))
+  end)
+
   it("is told once, with all plans that have it", function()
     local set = fault.set()
     set:add({ { file = "b.lua", line = 1, message = "x" } }, "pro")

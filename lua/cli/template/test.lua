@@ -1,4 +1,5 @@
 local dirent = require "posix.dirent"
+local fault = require "template.fault"
 local folder = require "cli.template.folder"
 local json = require "atelier.json"
 local stat = require "posix.sys.stat"
@@ -39,7 +40,8 @@ end
 local function failure_of(entry)
   local trace = entry.trace or {}
   local message = type(entry.message) == "string" and entry.message or tostring(entry.message)
-  return { name = entry.name, file = trace.short_src, line = trace.currentline, message = message }
+  return { name = entry.name and fault.plain(entry.name), file = trace.short_src, line = trace.currentline,
+    message = fault.plain(message) }
 end
 
 -- Runs the files; gives counts and failures. `progress` is called with the status of each test.
