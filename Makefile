@@ -17,7 +17,7 @@ SANENV := $(if $(SANITIZE),ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OP
 SERVE ?= 1
 Q := $(if $(filter 1,$(V)),,@)
 
-PKGS     := lua5.4 libcrypto libzip zlib libpq libcurl jansson libedit libseccomp
+PKGS     := lua5.4 libcrypto libzip zlib libpq libcurl jansson libedit libmicrohttpd libseccomp
 WARN     := -Wall -Wextra -Werror -Wshadow -Wundef -Wmissing-prototypes -Wstrict-prototypes -Wvla -Wwrite-strings -Wpointer-arith
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -fPIC -pthread $(WARN) $(CFLAGS) $(SANFLAGS) \

@@ -30,6 +30,7 @@ static const luaL_Reg native_modules[] = {
     {"atelier.crypto", luaopen_atelier_crypto},
     {"atelier.fs", luaopen_atelier_fs},
     {"atelier.http", luaopen_atelier_http},
+    {"atelier.httpd", luaopen_atelier_httpd},
     {"atelier.jail", luaopen_atelier_jail},
     {"atelier.json", luaopen_atelier_json},
     {"atelier.line", luaopen_atelier_line},

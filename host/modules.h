@@ -7,6 +7,7 @@
 int luaopen_atelier_crypto(lua_State *L);
 int luaopen_atelier_fs(lua_State *L);
 int luaopen_atelier_http(lua_State *L);
+int luaopen_atelier_httpd(lua_State *L);
 int luaopen_atelier_jail(lua_State *L);
 int luaopen_atelier_json(lua_State *L);
 int luaopen_atelier_line(lua_State *L);

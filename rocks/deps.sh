@@ -36,6 +36,7 @@ run   libpq-dev             library libpq 14          -
 run   libcurl4-openssl-dev  library libcurl 7.75      -
 run   libjansson-dev        library jansson           -
 run   libedit-dev           library libedit           -
+run   libmicrohttpd-dev     library libmicrohttpd 0.9.75  -
 run   libseccomp-dev        library libseccomp 2.5    -
 run   postgresql            postgres 14               -
 run   util-linux            command setpriv           -

@@ -1,0 +1,726 @@
+/*
+ * httpd_server.c: requests, as libmicrohttpd reads them, and short answers, as it writes them.
+ *
+ * Owns: the daemon, the connections with their deadlines, the phases of a request, draining. Must not know Lua: it starts
+ * handlers and tells their end through `struct httpd_lua`.
+ *
+ * libmicrohttpd runs on an epoll of its own, which lies in the loop's. A connection whose handler waits is suspended; it is
+ * then our watch that sees the client go. Longer responses and refusals in the middle of a request are written by
+ * httpd_writer.c on the suspended connection's socket, which is closed after them.
+ */
+#include "httpd_server.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <linux/tcp.h> /* glibc's own lacks tcpi_bytes_acked */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SWEEP_MS 200
+#define POOL_SPARE 16384 /* what libmicrohttpd needs beside the header block: its tables, bodies, its response's head */
+#define MEASURED 16384 /* responses from this size: how much of one arrived is looked up when it is cut */
+#define DRAIN_GRACE_MS 500 /* between cutting everything off and leaving */
+#define NEW_CONNECTION_MS 1000 /* how long a new connection may take to say something when draining */
+
+/* ==== small things ============================================================================= */
+
+int httpd_fd(const struct connection *c)
+{
+    return c->source.fd;
+}
+
+void httpd_set_deadline(struct connection *c, int64_t ms)
+{
+    c->deadline = front_now() + ms;
+}
+
+int64_t httpd_microseconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+const char *httpd_date(struct server *s)
+{
+    time_t now = time(NULL);
+    struct tm tm;
+
+    if (now != s->date_of || s->date[0] == '\0') {
+        gmtime_r(&now, &tm);
+        strftime(s->date, sizeof s->date, "%a, %d %b %Y %H:%M:%S GMT", &tm); /* the C locale's names: nobody sets another */
+        s->date_of = now;
+    }
+    return s->date;
+}
+
+const char *httpd_reason(unsigned status)
+{
+    const char *reason = MHD_get_reason_phrase_for(status);
+    return reason != NULL ? reason : "Unknown";
+}
+
+static uint64_t acked_bytes(int fd)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+
+    memset(&info, 0, sizeof info);
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_bytes_acked : 0;
+}
+
+static void close_both_ways(const struct connection *c)
+{
+    shutdown(c->source.fd, SHUT_RDWR);
+    c->server->is_due = 1;
+}
+
+/* ==== the end of a request ===================================================================== */
+
+void httpd_request_free(struct request *r)
+{
+    writer_free(r);
+    if (r->response != NULL)
+        MHD_destroy_response(r->response);
+    if (r->object != NULL)
+        *r->object = NULL;
+    free(r->target);
+    free(r->path);
+    free(r->body);
+    free(r);
+}
+
+/* Both the response and the handler are over. */
+static void settle(struct request *r)
+{
+    if (r->phase == REQUEST_OVER && r->connection == NULL && task_of(r->task) == NULL)
+        r->server->lua->complete(r);
+}
+
+/* What the client got of a response that libmicrohttpd wrote. */
+static void account(struct request *r, enum MHD_RequestTerminationCode how)
+{
+    const struct connection *c = r->connection;
+    uint64_t got;
+
+    r->is_finished = how == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    if (r->is_finished) {
+        r->sent = r->length;
+    } else if (r->length >= MEASURED) {
+        got = acked_bytes(c->source.fd) - c->acked;
+        got = got > r->head_guess ? got - r->head_guess : 0;
+        r->sent = got < r->length ? got : r->length;
+    }
+}
+
+static void on_completed(void *arg, struct MHD_Connection *mhd, void **slot, enum MHD_RequestTerminationCode how)
+{
+    struct request *r = *slot;
+    struct connection *c;
+
+    (void)arg;
+    (void)mhd;
+    *slot = NULL;
+    if (r == NULL)
+        return;
+    c = r->connection;
+    if (r->phase == REQUEST_ANSWER)
+        account(r, how);
+    if (r->writer.state != WRITER_NONE && r->writer.state != WRITER_DONE)
+        writer_abort(r);
+    r->phase = REQUEST_OVER;
+    r->connection = NULL;
+    c->request = NULL;
+    c->served++;
+    c->server->nin_flight--;
+    httpd_set_deadline(c, c->server->limits.idle_ms);
+    if (task_of(r->task) != NULL && !r->is_answered)
+        task_cancel(r->task.task);
+    settle(r);
+}
+
+void httpd_handler_ended(struct request *r)
+{
+    if (r->phase == REQUEST_HANDLER && r->connection != NULL) {
+        if (r->is_shut)
+            httpd_shut(r);
+        else
+            httpd_refuse(r, 500, "internal", "the request could not be handled");
+    }
+    settle(r);
+}
+
+/* ==== answers ================================================================================== */
+
+static enum MHD_Result queue_response(struct request *r)
+{
+    enum MHD_Result ok;
+    struct connection *c = r->connection;
+
+    if (r->length >= MEASURED)
+        c->acked = acked_bytes(c->source.fd);
+    ok = MHD_queue_response(c->mhd, r->status, r->response);
+    MHD_destroy_response(r->response);
+    r->response = NULL;
+    return ok;
+}
+
+static void resume_connection(struct request *r)
+{
+    if (!r->is_suspended)
+        return;
+    r->is_suspended = 0;
+    MHD_resume_connection(r->connection->mhd);
+    r->server->is_due = 1;
+}
+
+void httpd_shut(struct request *r)
+{
+    r->is_shut = 1;
+    r->phase = REQUEST_OVER;
+    if (r->connection == NULL)
+        return;
+    r->connection->deadline = FRONT_NEVER;
+    close_both_ways(r->connection);
+    if (!r->in_callback) /* otherwise on_request sees it */
+        resume_connection(r);
+}
+
+void httpd_answer(struct request *r)
+{
+    const struct server *s = r->server;
+
+    r->is_answered = 1;
+    r->answered_at = front_now();
+    r->phase = REQUEST_ANSWER;
+    if (s->is_draining || r->connection->served + 1 >= s->limits.requests)
+        r->must_close = 1;
+    if (r->must_close)
+        MHD_add_response_header(r->response, "Connection", "close");
+    httpd_set_deadline(r->connection, s->limits.response_ms + (int64_t)(r->length / (uint64_t)s->limits.min_rate) * 1000);
+    if (!r->in_callback)
+        resume_connection(r);
+}
+
+/* A refusal before the request is read to its end: our own writer can wait until the client has it. */
+static void refuse_early(struct request *r, unsigned status, const char *body, size_t size)
+{
+    char head[512];
+    int n = snprintf(head, sizeof head,
+                     "HTTP/1.1 %u %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+                     "Connection: close\r\n\r\n",
+                     status, httpd_reason(status), httpd_date(r->server), size);
+
+    r->is_answered = 1;
+    r->answered_at = front_now();
+    r->status = status;
+    r->length = size;
+    if (!writer_begin(r, head, (size_t)n) || (!r->is_head && !writer_add(r, body, size, 0))) {
+        httpd_shut(r);
+        return;
+    }
+    writer_end(r);
+    if (!r->in_callback)
+        writer_pump(r);
+}
+
+void httpd_refuse(struct request *r, unsigned status, const char *code, const char *message)
+{
+    char body[512];
+    int n = snprintf(body, sizeof body, "{\"code\":\"%s\",\"message\":\"%s\"}", code, message);
+    struct MHD_Response *response;
+
+    r->server->nrefused++;
+    if (r->phase < REQUEST_HANDLER) {
+        refuse_early(r, status, body, (size_t)n);
+        return;
+    }
+    response = MHD_create_response_from_buffer((size_t)n, body, MHD_RESPMEM_MUST_COPY);
+    if (response == NULL || MHD_add_response_header(response, "Content-Type", "application/json") != MHD_YES) {
+        if (response != NULL)
+            MHD_destroy_response(response);
+        httpd_shut(r);
+        return;
+    }
+    if (r->response != NULL)
+        MHD_destroy_response(r->response);
+    r->response = response;
+    r->status = status;
+    r->length = r->is_head ? 0 : (uint64_t)n;
+    r->head_guess = 0;
+    httpd_answer(r);
+}
+
+/* ==== requests come in ========================================================================= */
+
+static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd)
+{
+    struct server *s = arg;
+    struct connection *c = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+    struct request *r = c != NULL ? calloc(1, sizeof *r) : NULL;
+
+    if (r == NULL)
+        return NULL;
+    r->connection = c;
+    r->server = s;
+    r->id = ++s->next_id;
+    r->started = httpd_microseconds();
+    r->raw = target;
+    r->target_size = strlen(target);
+    r->target = strdup(target);
+    r->body_limit = s->limits.body_bytes;
+    r->writer.file = -1;
+    c->request = r;
+    s->nin_flight++;
+    if (c->served > 0) /* the first one's deadline began with the connection */
+        httpd_set_deadline(c, s->limits.header_ms);
+    return r;
+}
+
+static void log_refusal(const struct request *r, const struct refusal *bad)
+{
+    char text[256];
+
+    snprintf(text, sizeof text, "refused: %s port %d: %u: %s", r->connection->peer, r->connection->peer_port, bad->status,
+             bad->message);
+    r->server->lua->log(r->server, "info", text);
+}
+
+/* The header block is there, nothing of the body is. */
+static void begin(struct request *r, const char *method, const char *version)
+{
+    int64_t length = -1;
+    const struct refusal *bad = httpd_check(r, method, version, &length);
+
+    r->server->nrequests++;
+    if (bad != NULL) {
+        log_refusal(r, bad);
+        httpd_refuse(r, bad->status, bad->code, bad->message);
+        return;
+    }
+    if (r->has_body && !r->server->lua->accept(r)) {
+        if (!r->is_answered)
+            httpd_refuse(r, 500, "internal", "the request could not be handled");
+        return;
+    }
+    if (length > r->body_limit) {
+        httpd_refuse(r, 413, "too_large", "the body is too large");
+        return;
+    }
+    r->phase = REQUEST_BODY;
+    httpd_set_deadline(r->connection, r->server->limits.body_ms);
+}
+
+static int grow_body(struct request *r, size_t more)
+{
+    size_t room = r->body_room > 0 ? r->body_room : 1024;
+    char *body;
+
+    while (room < r->body_size + more)
+        room *= 2;
+    if (room == r->body_room)
+        return 1;
+    body = realloc(r->body, room);
+    if (body == NULL)
+        return 0;
+    r->body = body;
+    r->body_room = room;
+    return 1;
+}
+
+static void take_body(struct request *r, const char *bytes, size_t size)
+{
+    if ((int64_t)(r->body_size + size) > r->body_limit)
+        httpd_refuse(r, 413, "too_large", "the body is too large");
+    else if (!grow_body(r, size))
+        httpd_refuse(r, 503, "unavailable", "not enough memory");
+    else {
+        memcpy(r->body + r->body_size, bytes, size);
+        r->body_size += size;
+    }
+}
+
+static void run_handler(struct request *r)
+{
+    r->phase = REQUEST_HANDLER;
+    httpd_set_deadline(r->connection, r->server->limits.handler_ms);
+    r->server->lua->serve(r);
+}
+
+/* Leaves libmicrohttpd with a response, or suspended, or with a refusal to go on. */
+static enum MHD_Result leave_callback(struct request *r)
+{
+    if (r->is_shut || r->phase == REQUEST_OVER)
+        return MHD_NO;
+    if (r->phase == REQUEST_ANSWER)
+        return r->response != NULL ? queue_response(r) : MHD_YES;
+    if (r->phase == REQUEST_BODY)
+        return MHD_YES;
+    MHD_suspend_connection(r->connection->mhd);
+    r->is_suspended = 1;
+    if (r->phase == REQUEST_WRITER)
+        writer_pump(r);
+    else if (r->connection->is_gone)
+        r->connection->deadline = 0; /* the next sweep finds it */
+    return MHD_YES;
+}
+
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const char *url, const char *method,
+                                  const char *version, const char *bytes, size_t *size, void **slot)
+{
+    struct request *r = *slot;
+
+    (void)arg;
+    (void)mhd;
+    (void)url; /* decoded and cut by libmicrohttpd: ours is in r->target */
+    if (r == NULL)
+        return MHD_NO;
+    r->in_callback = 1;
+    if (r->phase == REQUEST_LINE) {
+        begin(r, method, version);
+    } else if (r->phase == REQUEST_BODY && *size > 0) {
+        take_body(r, bytes, *size);
+        *size = 0;
+    } else if (r->phase == REQUEST_BODY) {
+        run_handler(r);
+    }
+    r->in_callback = 0;
+    return leave_callback(r);
+}
+
+/* ==== connections ============================================================================== */
+
+/* The client is gone, or will not wait: what was under way for it ends. */
+static void lose(struct request *r)
+{
+    struct task *t = task_of(r->task);
+
+    if (r->phase == REQUEST_WRITER) {
+        writer_abort(r);
+        if (t != NULL)
+            task_cancel(t);
+        httpd_shut(r);
+        return;
+    }
+    if (r->phase != REQUEST_HANDLER || r->is_shut)
+        return;
+    r->is_shut = 1;
+    r->connection->deadline = FRONT_NEVER;
+    if (t != NULL)
+        task_cancel(t); /* its end calls httpd_handler_ended */
+    else
+        httpd_shut(r);
+}
+
+static void on_socket(struct source *source, uint32_t events)
+{
+    struct connection *c = (struct connection *)(void *)source;
+    struct request *r = c->request;
+
+    if (events & (EPOLLHUP | EPOLLERR))
+        c->is_gone = 1;
+    else if ((events & EPOLLRDHUP) && c->half_closed == 0)
+        c->half_closed = front_now();
+    if (r == NULL)
+        return;
+    if (r->phase == REQUEST_WRITER && !r->in_callback)
+        writer_ready(r, events);
+    else if (c->is_gone && r->is_suspended)
+        lose(r);
+}
+
+static void name_peer(struct connection *c)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *address = info != NULL ? info->client_addr : NULL;
+
+    strcpy(c->peer, "unknown");
+    if (address != NULL && address->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)address;
+        inet_ntop(AF_INET, &in->sin_addr, c->peer, sizeof c->peer);
+        c->peer_port = ntohs(in->sin_port);
+    } else if (address != NULL && address->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)(const void *)address;
+        inet_ntop(AF_INET6, &in->sin6_addr, c->peer, sizeof c->peer);
+        c->peer_port = ntohs(in->sin6_port);
+    }
+}
+
+static struct connection *open_connection(struct server *s, struct MHD_Connection *mhd)
+{
+    struct connection *c = calloc(1, sizeof *c);
+
+    if (c == NULL)
+        return NULL;
+    c->server = s;
+    c->mhd = mhd;
+    c->source.fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    c->source.ready = on_socket;
+    name_peer(c);
+    httpd_set_deadline(c, s->limits.header_ms);
+    c->next = s->connections;
+    if (c->next != NULL)
+        c->next->prev = c;
+    s->connections = c;
+    if (s->nconnections++ == 0)
+        s->next_sweep = front_now() + SWEEP_MS;
+    front_watch(s->front, &c->source, EPOLLRDHUP | EPOLLET);
+    return c;
+}
+
+static void close_connection(struct connection *c)
+{
+    struct server *s = c->server;
+
+    front_unwatch(s->front, &c->source);
+    if (c->prev != NULL)
+        c->prev->next = c->next;
+    else
+        s->connections = c->next;
+    if (c->next != NULL)
+        c->next->prev = c->prev;
+    s->nconnections--;
+    if (c->request != NULL) { /* libmicrohttpd did not tell of its end */
+        void *slot = c->request;
+        on_completed(s, c->mhd, &slot, MHD_REQUEST_TERMINATED_WITH_ERROR);
+    }
+    free(c);
+}
+
+static void on_connection(void *arg, struct MHD_Connection *mhd, void **context, enum MHD_ConnectionNotificationCode what)
+{
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = open_connection(arg, mhd);
+    } else if (*context != NULL) {
+        close_connection(*context);
+        *context = NULL;
+    }
+}
+
+/* ==== deadlines ================================================================================ */
+
+static void too_late(struct connection *c, int64_t now)
+{
+    static const char answer[] = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    struct request *r = c->request;
+    struct task *t;
+
+    c->deadline = now + 5000; /* again, should the connection still be there */
+    if (r == NULL || r->phase == REQUEST_ANSWER || r->phase == REQUEST_OVER) {
+        close_both_ways(c);
+    } else if (r->phase < REQUEST_HANDLER) {
+        /* libmicrohttpd writes nothing while it reads; a 100 Continue went out long ago. */
+        if (send(c->source.fd, answer, sizeof answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+            c->is_gone = 1;
+        close_both_ways(c);
+    } else if (r->phase == REQUEST_HANDLER) {
+        t = task_of(r->task);
+        r->server->lua->log(r->server, "error", "handler: no answer in time: cancelled");
+        r->is_late = 1;
+        httpd_refuse(r, 503, "timeout", "the request took too long");
+        if (t != NULL)
+            task_cancel(t);
+    }
+}
+
+static void sweep_connection(struct connection *c, int64_t now)
+{
+    struct request *r = c->request;
+    const struct httpd_limits *limits = &c->server->limits;
+
+    if (r != NULL && r->phase == REQUEST_WRITER) {
+        writer_sweep(r, now);
+        return;
+    }
+    if (r != NULL && r->phase == REQUEST_HANDLER && r->is_suspended &&
+        (c->is_gone || (c->half_closed != 0 && now - c->half_closed >= limits->half_close_ms)))
+        lose(r);
+    else if (c->deadline <= now)
+        too_late(c, now);
+}
+
+/* Connections come to an end only inside MHD_run, so the list stands still here. */
+static void sweep(struct server *s, int64_t now)
+{
+    struct connection *next;
+
+    for (struct connection *c = s->connections; c != NULL; c = next) {
+        next = c->next;
+        sweep_connection(c, now);
+    }
+    s->next_sweep = now + SWEEP_MS;
+}
+
+int64_t httpd_due(const struct server *s)
+{
+    int64_t due = s->nconnections > 0 ? s->next_sweep : FRONT_NEVER;
+    MHD_UNSIGNED_LONG_LONG ms;
+
+    if (s->is_due)
+        return 0;
+    if (s->is_draining) {
+        int64_t step = s->drain_until + (front_now() < s->drain_until ? 0 : DRAIN_GRACE_MS);
+        due = step < due ? step : due;
+    }
+    if (MHD_get_timeout(s->daemon, &ms) == MHD_YES && ms < 60000 && front_now() + (int64_t)ms < due)
+        due = front_now() + (int64_t)ms;
+    return due;
+}
+
+/* ==== draining ================================================================================= */
+
+static void drain_connection(struct connection *c, int64_t now)
+{
+    struct request *r = c->request;
+    struct task *t;
+    int waiting = 0;
+
+    if (r == NULL) {
+        if (ioctl(c->source.fd, FIONREAD, &waiting) != 0 || waiting > 0)
+            return;
+        if (c->served > 0)
+            close_both_ways(c);
+        else if (c->deadline > now + NEW_CONNECTION_MS)
+            c->deadline = now + NEW_CONNECTION_MS;
+    } else if (r->phase == REQUEST_WRITER && r->writer.is_stream && !r->writer.is_ended) {
+        writer_end(r); /* what would never end by itself */
+        writer_pump(r);
+        t = task_of(r->task);
+        if (t != NULL)
+            task_cancel(t);
+    }
+}
+
+void httpd_drain(struct server *s, int64_t ms)
+{
+    int64_t now = front_now();
+
+    if (s->is_draining) {
+        if (now + ms < s->drain_until)
+            s->drain_until = now + ms;
+        return;
+    }
+    s->is_draining = 1;
+    s->drain_until = now + ms;
+    MHD_quiesce_daemon(s->daemon);
+    if (s->listener >= 0)
+        close(s->listener);
+    s->listener = -1;
+}
+
+/* Returns whether all is done. */
+static int drain_turn(struct server *s)
+{
+    int64_t now = front_now();
+    struct connection *next;
+
+    for (struct connection *c = s->connections; c != NULL; c = next) {
+        next = c->next;
+        drain_connection(c, now);
+        if (now >= s->drain_until && c->request != NULL)
+            lose(c->request);
+        if (now >= s->drain_until)
+            close_both_ways(c);
+    }
+    return (s->nconnections == 0 && s->ntasks == 0) || now >= s->drain_until + DRAIN_GRACE_MS;
+}
+
+void httpd_turn(struct server *s)
+{
+    int64_t now = front_now();
+    MHD_UNSIGNED_LONG_LONG ms;
+
+    if (s->nconnections > 0 && now >= s->next_sweep)
+        sweep(s, now);
+    if (s->is_due || (MHD_get_timeout(s->daemon, &ms) == MHD_YES && ms == 0)) {
+        s->is_due = 0;
+        MHD_run(s->daemon);
+    }
+    if (s->is_stopping || (s->is_draining && drain_turn(s)))
+        front_stop(s->front);
+}
+
+/* ==== the daemon =============================================================================== */
+
+static void on_daemon(struct source *source, uint32_t events)
+{
+    struct server *s = (struct server *)((char *)source - offsetof(struct server, daemon_source));
+
+    (void)events;
+    s->is_due = 1;
+}
+
+__attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *format, va_list ap)
+{
+    struct server *s = arg;
+    char text[256];
+
+    vsnprintf(text, sizeof text, format, ap);
+    if (strncmp(text, "Application reported", 20) == 0)
+        return; /* that we end a connection is no news */
+    text[strcspn(text, "\n")] = '\0';
+    s->lua->log(s, "debug", text);
+}
+
+/* The target is decoded by httpd_check.c, once. */
+static size_t keep_as_it_is(void *arg, struct MHD_Connection *mhd, char *text)
+{
+    (void)arg;
+    (void)mhd;
+    return strlen(text);
+}
+
+struct MHD_Daemon *httpd_start(struct server *s)
+{
+    int err;
+
+    s->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
+        MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_LISTEN_SOCKET, s->listener, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)s->limits.header_bytes + POOL_SPARE, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)s->limits.connections, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK, on_target, s,
+        MHD_OPTION_UNESCAPE_CALLBACK, keep_as_it_is, s, MHD_OPTION_END);
+    if (s->daemon == NULL)
+        return NULL;
+    s->daemon_source.ready = on_daemon;
+    s->daemon_source.fd = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+    err = front_watch(s->front, &s->daemon_source, EPOLLIN);
+    if (err != 0) {
+        MHD_stop_daemon(s->daemon);
+        s->daemon = NULL;
+        errno = err;
+    }
+    return s->daemon;
+}
+
+/* libmicrohttpd must not be stopped while a connection is suspended. */
+void httpd_stop(struct server *s)
+{
+    s->is_stopping = 1;
+    for (struct connection *c = s->connections; c != NULL; c = c->next) {
+        if (c->request != NULL && c->request->phase == REQUEST_WRITER)
+            writer_abort(c->request);
+        if (c->request != NULL)
+            httpd_shut(c->request);
+        close_both_ways(c);
+    }
+    for (int i = 0; i < 10 && s->connections != NULL; i++)
+        MHD_run(s->daemon);
+    front_unwatch(s->front, &s->daemon_source);
+    if (s->listener >= 0) { /* libmicrohttpd must not shut a socket down that others share */
+        MHD_quiesce_daemon(s->daemon);
+        close(s->listener);
+        s->listener = -1;
+    }
+    MHD_stop_daemon(s->daemon);
+    s->daemon = NULL;
+}

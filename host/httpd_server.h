@@ -1,0 +1,223 @@
+/*
+ * httpd_server.h: what the parts of the HTTP server share.
+ *
+ * httpd_server.c takes requests from libmicrohttpd, httpd_check.c judges their framing, httpd_writer.c writes files, streams
+ * and refusals itself, lua_httpd.c and the headers that it includes are the face for Lua.
+ */
+#ifndef ATELIER_HTTPD_SERVER_H
+#define ATELIER_HTTPD_SERVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <time.h>
+
+#include <lua.h>
+#include <microhttpd.h>
+
+#include "front.h"
+
+#define HTTPD_METHOD_MAX 32
+#define HTTPD_KEEP_ALIVE_FILE 65536 /* a file of at most so many bytes is read and sent as a body */
+
+/* ==== limits =================================================================================== */
+
+struct httpd_limits {
+    int64_t header_bytes, header_count, target_bytes, body_bytes;
+    int64_t header_ms, body_ms, handler_ms, response_ms, idle_ms, stall_ms, half_close_ms;
+    int64_t min_rate; /* bytes a second; a long response may take this much longer */
+    int64_t connections, requests; /* at once; on one connection */
+    int64_t stream_bytes; /* queued before write() waits */
+    int64_t slice_ms;
+};
+
+/* ==== a response that the server writes itself ================================================= */
+
+struct piece {
+    struct piece *next;
+    size_t size, at, framing; /* framing: bytes of it that are no payload */
+    char bytes[];
+};
+
+enum writer_state {
+    WRITER_NONE = 0,
+    WRITER_SENDING,
+    WRITER_LINGER, /* all handed to the kernel; until the client has it */
+    WRITER_DONE
+};
+
+struct writer {
+    enum writer_state state;
+    struct piece *first, *last;
+    size_t queued;
+    int file;            /* -1: none */
+    off_t offset;
+    uint64_t file_left;
+    uint64_t head_bytes; /* and other framing */
+    uint64_t handed;     /* to the kernel, of all */
+    int is_stream, is_chunked;
+    int is_ended;        /* nothing more comes */
+    int is_armed;        /* waits for the socket to take more */
+    int64_t progress;    /* when the client last took something */
+    int64_t linger_until;
+    uint64_t discarded;
+};
+
+/* ==== connections and requests ================================================================= */
+
+enum request_phase {
+    REQUEST_LINE = 0, /* its first line is there */
+    REQUEST_BODY,
+    REQUEST_HANDLER,  /* the handler runs or waits */
+    REQUEST_ANSWER,   /* libmicrohttpd writes the response */
+    REQUEST_WRITER,   /* we write it */
+    REQUEST_OVER
+};
+
+struct server;
+struct request;
+
+struct connection {
+    struct source source;
+    struct server *server;
+    struct connection *prev, *next;
+    struct MHD_Connection *mhd;
+    struct request *request;
+    int64_t deadline;   /* of what is under way, FRONT_NEVER: none */
+    int64_t half_closed; /* when the client said that it will send no more; 0: it did not */
+    uint64_t acked;     /* bytes that the client had when the response began */
+    int64_t served;
+    int is_gone;
+    char peer[48];
+    int peer_port;
+};
+
+struct request {
+    struct connection *connection;
+    struct server *server;
+    enum request_phase phase;
+    uint64_t id;
+    int64_t started; /* microseconds */
+    char method[HTTPD_METHOD_MAX];
+    int is_head, is_http10;
+    char *target;       /* as it came, without its end */
+    const char *raw;    /* where it lies in libmicrohttpd's buffer: only to compare addresses */
+    size_t target_size;
+    char *path;         /* decoded */
+    size_t path_size;
+    char *query;        /* as it came, or NULL */
+    char *body;
+    size_t body_size, body_room;
+    int64_t body_limit;
+    int has_body, is_suspended, in_callback, must_close, is_shut;
+
+    struct task_ref task;
+    int is_answered;    /* a response was given */
+    int is_late;        /* answered for a handler that took too long */
+    int is_writing;     /* the task waits for room in the writer */
+    int64_t answered_at;
+    struct MHD_Response *response;
+    unsigned status;
+    uint64_t length;    /* of the response's body */
+    uint64_t head_guess; /* bytes before it, as libmicrohttpd writes them */
+    struct writer writer;
+
+    uint64_t sent;
+    int is_finished;
+    struct request **object; /* the Lua object's pointer to this, or NULL */
+};
+
+/* How the Lua side takes part. No function raises. */
+struct httpd_lua {
+    void (*serve)(struct request *r);   /* start the handler */
+    int (*accept)(struct request *r);   /* ask how large a body may be; 0 when answered already */
+    void (*complete)(struct request *r); /* over: tell, and free it */
+    void (*log)(struct server *s, const char *level, const char *text);
+};
+
+struct server {
+    struct httpd_limits limits;
+    const struct httpd_lua *lua;
+    struct front *front;
+    struct MHD_Daemon *daemon;
+    struct source daemon_source;
+    int listener;   /* our own descriptor; -1 once closed */
+    int port;
+    int is_due;     /* libmicrohttpd wants a turn */
+    int is_draining, is_stopping;
+    int64_t drain_until;
+    int64_t next_sweep;
+    struct connection *connections;
+    int64_t nconnections;
+    uint64_t next_id;
+    uint64_t nrequests, nrefused, ncompleted, nin_flight;
+    int64_t ntasks; /* handlers, and completions that are told */
+    struct task_ref tick;
+    int64_t next_tick, tick_ms;
+    struct source signals;
+    time_t date_of;
+    char date[32];
+};
+
+/* ==== httpd_check.c ============================================================================ */
+
+struct refusal {
+    unsigned status;
+    const char *code, *message;
+};
+
+/*
+ * Judges the header block: framing (RFC 9112), the target, limits. Fills method, path, query, has_body of the request.
+ * Returns NULL when all is well. `content_length`: -1 when not given.
+ */
+const struct refusal *httpd_check(struct request *r, const char *method, const char *version, int64_t *content_length);
+
+/* Decodes %XX once, in place; '+' too when `plus`. Returns the size, or -1 for what is no UTF-8 or has a NUL. */
+ssize_t httpd_decode(char *text, size_t size, int plus);
+int httpd_is_token(const char *s, size_t n);
+int httpd_is_header_value(const char *s, size_t n);
+int httpd_is_utf8(const char *s, size_t n);
+
+/* ==== httpd_server.c =========================================================================== */
+
+struct MHD_Daemon *httpd_start(struct server *s);
+void httpd_stop(struct server *s);
+void httpd_drain(struct server *s, int64_t ms);
+/* Runs libmicrohttpd and the deadlines; called by the loop once a turn. */
+void httpd_turn(struct server *s);
+int64_t httpd_due(const struct server *s);
+
+/* A response is ready in r->response: it goes out now or as soon as libmicrohttpd may. */
+void httpd_answer(struct request *r);
+/* Answers with a JSON error; where the request is not read to its end, closes the connection after it. */
+void httpd_refuse(struct request *r, unsigned status, const char *code, const char *message);
+/* The handler's coroutine is over. */
+void httpd_handler_ended(struct request *r);
+/* The connection goes, whatever was under way on it. */
+void httpd_shut(struct request *r);
+void httpd_set_deadline(struct connection *c, int64_t ms);
+int httpd_fd(const struct connection *c);
+void httpd_request_free(struct request *r);
+int64_t httpd_microseconds(void);
+const char *httpd_date(struct server *s);
+const char *httpd_reason(unsigned status);
+
+/* ==== httpd_writer.c =========================================================================== */
+
+/* Begins a response of our own with this head; 0 for want of memory. The rest of the writer is filled by the caller. */
+int writer_begin(struct request *r, const char *head, size_t size);
+/* Queues bytes of a body; `framing` of them are not payload. 0 for want of memory. */
+int writer_add(struct request *r, const char *bytes, size_t size, size_t framing);
+/* A piece of a stream, framed. */
+int writer_add_chunk(struct request *r, const char *bytes, size_t size);
+void writer_end(struct request *r);
+/* Sends what the socket takes. */
+void writer_pump(struct request *r);
+void writer_ready(struct request *r, uint32_t events);
+/* Looks at the deadlines of a writer. */
+void writer_sweep(struct request *r, int64_t now);
+void writer_abort(struct request *r);
+void writer_free(struct request *r);
+
+#endif
