@@ -271,6 +271,34 @@ describe("migrate", function()
       assert.is_true(released)
       assert.equal("00 applied, 10 applied", result)
     end)
+
+    it("see the table that the other makes while they wait", function()
+      local holder = connect(nil, { yield = true })
+      local make = coroutine.wrap(function()
+        assert(holder:exec "begin; select pg_advisory_xact_lock(1098147180)")
+        coroutine.yield "locked"
+        assert(holder:exec([[
+          do $$ begin
+            while not exists (select from pg_locks where locktype = 'advisory' and not granted) loop
+              perform pg_sleep(0.002);
+            end loop;
+          end $$;]] .. require("migrate.records").CREATE .. "; commit"))
+        return "done"
+      end)
+      while make() ~= "locked" do
+        holder:wait(5)
+      end
+      local result, message = run { on_event = function(event)
+        if event.state == "waiting" then
+          make()
+        end
+      end }
+      assert.is_nil(message)
+      assert.equal("00 applied, 10 applied", result)
+      while make() ~= "done" do
+        holder:wait(5)
+      end
+    end)
   end)
 
   describe("its table", function()

@@ -49,6 +49,14 @@ select exists (
   select count(*) from pg_catalog.pg_roles where rolname in ('anon', 'authenticated', 'service_role')
 ) as found]]
 
+-- Asked of the catalogue, not of to_regclass(): that may answer from what this session looked up before it waited
+-- for the lock, and the table that another process has made meanwhile would be made again.
+local EXISTS = [[
+select exists (
+  select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = 'public' and c.relname = 'atelier_migrations'
+) as found]]
+
 --- Records a file: $1 its name, $2 its checksum.
 M.RECORD = [[
 insert into public.atelier_migrations as m (name, checksum) values ($1, $2)
@@ -62,7 +70,7 @@ on conflict (name) do update set previous = array_remove(m.previous, excluded.ch
 -- @treturn[2] string message
 -- @treturn[2] string code
 function M.read(conn)
-  local there, message, code = conn:query("select to_regclass('public.atelier_migrations') is not null as found")
+  local there, message, code = conn:query(EXISTS)
   if not there then
     return nil, message, code
   end
