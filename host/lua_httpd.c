@@ -552,7 +552,7 @@ static const struct {
     enum callback which;
 } callbacks[] = {
     {"handler", CALL_HANDLER}, {"accept", CALL_ACCEPT}, {"on_complete", CALL_COMPLETE}, {"on_tick", CALL_TICK},
-    {"on_signal", CALL_SIGNAL}, {"log", CALL_LOG},      {"on_start", CALL_START},
+    {"on_signal", CALL_SIGNAL}, {"on_log", CALL_LOG},   {"on_start", CALL_START},
 };
 
 /* Pushes the table of callbacks that the options at 2 name. */
@@ -634,7 +634,7 @@ static int run_loop(lua_State *L, struct server *s, struct running *run)
 
 /***
  * Serves, until `server:drain` is done or `server:stop` is called; then the server is closed. One server at a time runs in a process.
- * All callbacks but `accept` and `log` run in coroutines of their own and may wait.
+ * All callbacks but `accept` and `on_log` run in coroutines of their own and may wait.
  * @function server:run
  * @tparam table options `handler(request)` ·
  *   `accept(request)`: called before a body is read; returns how many bytes it may have, or a response (as of
@@ -642,7 +642,7 @@ static int run_loop(lua_State *L, struct server *s, struct running *run)
  *   `on_complete(request, info)`: once for each request that a handler saw, when both are over; info has `status`, `bytes_sent` (of the
  *   body, that the client's side has), `finished` (all of it), `seconds` ·
  *   `on_tick()` every `tick` seconds (1), unless it still runs · `on_start()` · `on_signal(name)` for `signals`, a list of "TERM",
- *   "INT", "HUP", "QUIT", "USR1", "USR2", "CHLD" · `log(level, text)`: levels "error", "info", "debug"; without it errors go to
+ *   "INT", "HUP", "QUIT", "USR1", "USR2", "CHLD" · `on_log(level, text)`: levels "error", "info", "debug"; without it errors go to
  *   standard error
  * @treturn[1] boolean true
  * @return[2] nil
@@ -652,7 +652,7 @@ static int run_loop(lua_State *L, struct server *s, struct running *run)
 static int l_run(lua_State *L)
 {
     static const char *const names[] = {"handler", "accept", "on_complete", "on_tick", "tick", "on_start",
-                                        "on_signal", "signals", "log", NULL};
+                                        "on_signal", "signals", "on_log", NULL};
     struct server_box *box = check_server(L);
     struct running run;
     int err;
