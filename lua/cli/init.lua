@@ -40,8 +40,10 @@ local REFUSED = {
   tampered = true, bad_signature = true, unknown_signer = true, bad_archive = true, bad_licence = true, bad_key = true,
   bad_public_key = true, bad_device = true, bad_template = true, template = true, vars = true, unknown_device = true,
   not_entitled = true, unknown_template = true, bad_priority = true, bad_id = true, unknown_job = true,
-  bad_state = true, version_taken = true, no_file = true, unknown_plan = true,
+  bad_state = true, version_taken = true, no_file = true, unknown_plan = true, bad_text = true,
 }
+-- What the database says of text that is not UTF-8, wherever it was given.
+local RENAMED = { ["22021"] = "bad_text" }
 
 local EXIT = { usage = 2 }
 
@@ -51,6 +53,7 @@ end
 
 -- The parser knows every command's name and summary, but the arguments of one only.
 local function build_parser(chosen)
+  local chosen_parser
   local parser = argparse("atelier", "Makes and serves .ate files: one sealed bundle for each licence and device.")
   parser:command_target "command"
   parser:require_command(false)
@@ -61,6 +64,7 @@ local function build_parser(chosen)
     local sub = parser:command(name, summary)
     if name == chosen then
       local command = load_command(name)
+      chosen_parser = sub
       sub:epilog("Example:\n" .. command.example:gsub("([^\n]+)", "   %1"))
       command.options(sub)
       if not command.for_people_only then
@@ -70,12 +74,39 @@ local function build_parser(chosen)
   end
   parser:epilog("`atelier COMMAND --help` tells more, with an example.\n"
     .. "Exit codes: 0 done, 2 usage, 3 the input was refused, 1 everything else.")
-  return parser
+  return parser, chosen_parser
+end
+
+-- File names and arguments need not be UTF-8, JSON must be: other bytes become U+FFFD.
+local function as_utf8(value)
+  if type(value) == "table" then
+    local copy = setmetatable({}, getmetatable(value))
+    for k, v in pairs(value) do
+      copy[as_utf8(k)] = as_utf8(v)
+    end
+    return copy
+  elseif type(value) ~= "string" then
+    return value
+  end
+  local from = 1
+  while true do
+    local length, bad = utf8.len(value, from)
+    if length then
+      return value
+    end
+    value = value:sub(1, bad - 1) .. "\u{FFFD}" .. value:sub(bad + 1)
+    from = bad
+  end
+end
+
+local function write_json(object)
+  io.stdout:write(json.encode(object) or assert(json.encode(as_utf8(object))), "\n")
 end
 
 local function failure(args, message, code)
+  code = RENAMED[code] or code
   if args.json then
-    io.stdout:write(json.encode { ok = false, code = code, message = message, warnings = json.array {} }, "\n")
+    write_json { ok = false, code = code, message = message, warnings = json.array {} }
   else
     io.stderr:write(term.red("atelier: "), term.safe(message), "\n")
   end
@@ -94,7 +125,7 @@ local function print_json(result)
   for i, warning in ipairs(result.warnings or {}) do
     object.warnings[i] = warning.code
   end
-  io.stdout:write(assert(json.encode(object)), "\n")
+  write_json(object)
 end
 
 local function success(command, result, args)
@@ -120,8 +151,20 @@ local function chosen_command(argv)
   end
 end
 
-local function usage_error(parser, message)
-  io.stderr:write(parser:get_usage(), "\n\n", term.red("atelier: "), message, "\n")
+local function asks_json(argv)
+  for _, word in ipairs(argv) do
+    if word == "--json" then
+      return true
+    end
+  end
+  return false
+end
+
+local function usage_error(parser, message, argv)
+  if asks_json(argv) then
+    return failure({ json = true }, message, "usage")
+  end
+  io.stderr:write(parser:get_usage(), "\n\n", term.red("atelier: "), term.safe(message), "\n")
   return EXIT.usage
 end
 
@@ -130,7 +173,7 @@ end
 -- @treturn integer exit code: 0 done, 2 usage, 3 the input was refused, 1 everything else
 function M.main(argv)
   local chosen = chosen_command(argv)
-  local parser = build_parser(chosen)
+  local parser, chosen_parser = build_parser(chosen)
   if #argv == 0 then
     io.stdout:write(parser:get_help(), "\n")
     return 0
@@ -146,11 +189,11 @@ function M.main(argv)
   end
   local ok, args = parser:pparse(argv)
   if not ok then
-    return usage_error(parser, args)
+    return usage_error(chosen_parser or parser, args, argv)
   end
   args.tail = tail or {}
   if not args.command then
-    return usage_error(parser, "a command is missing")
+    return usage_error(parser, "a command is missing", argv)
   end
   local command = load_command(args.command)
   local result, message, code = command.run(args)
