@@ -5,17 +5,18 @@ local host = require "atelier.host"
 
 local M = {}
 
--- key, type, default, environment variable, help. A secret may also come from the file named by KEY_file.
+-- key, type, default, environment variable, help. A secret may also come from the file named by KEY_file. Numbers are
+-- above 0, from `least` and up to `most` where those are given; `choices` lists the only values.
 M.keys = {
   { "database_url", "string", nil, "DATABASE_URL", "Postgres to use; without it, a private one", secret = true },
   { "state_dir", "string", nil, "ATELIER_STATE", "folder for the private Postgres, keys and generated files" },
   { "keyring", "string", nil, "ATELIER_KEYRING", "key ring file (default: keyring.json in state_dir)" },
   { "templates_dir", "string", nil, "ATELIER_TEMPLATES", "folder of template folders NAME.at" },
   { "storage_dir", "string", nil, "ATELIER_STORAGE", "folder for generated files (default: files in state_dir)" },
-  { "storage_threads", "integer", 16, nil, "files that are synced at the same time, 1 to 64" },
+  { "storage_threads", "integer", 16, nil, "files that are synced at the same time, 1 to 64", most = 64 },
   { "database_timeout", "number", 30, nil, "seconds until a statement is given up" },
   { "worker_batch", "integer", 32, nil, "most jobs that a worker claims at once" },
-  { "worker_lease", "number", 60, nil, "seconds until a silent worker's jobs go to another" },
+  { "worker_lease", "number", 60, nil, "seconds until a silent worker's jobs go to another", least = 1, most = 86400 },
   { "worker_kits", "integer", 16, nil, "most (template, plan) pairs that a worker keeps prepared" },
   { "check_bundles", "boolean", true, "ATELIER_CHECK", "run every bundle in the jail before it is packaged" },
   { "jail_memory", "integer", 32 * 1024 * 1024, nil, "bytes of memory that a run of a script may take" },
@@ -26,8 +27,9 @@ M.keys = {
   { "jail_fresh", "boolean", false, nil, "true: each run has a child of its own; slower" },
   { "jail_without", "string", "", nil, "walls to do without where a kernel lacks them, as in \"seccomp\": weaker" },
   { "runtimes_dir", "string", nil, nil, "folder of runtimes NAME.lua of your own" },
-  { "log_level", "string", "info", "ATELIER_LOG", "debug, info, warn or error" },
-  { "log_format", "string", "text", "ATELIER_LOG_FORMAT", "text or json" },
+  { "log_level", "string", "info", "ATELIER_LOG", "debug, info, warn or error",
+    choices = { "debug", "info", "warn", "error" } },
+  { "log_format", "string", "text", "ATELIER_LOG_FORMAT", "text or json", choices = { "text", "json" } },
 }
 
 local by_name = {}
@@ -110,15 +112,40 @@ local function evaluate(path)
   return values
 end
 
+local function article(kind)
+  return kind:find "^[aeiou]" and "an " .. kind or "a " .. kind
+end
+
+-- What is wrong with a number or a word of the right type.
+local function fault(key, value)
+  if type(value) == "number" then
+    if value ~= value or value <= 0 then
+      return "must be above 0"
+    elseif value < (key.least or 0) or value > (key.most or math.maxinteger) then
+      return ("must be %g to %g"):format(key.least or 1, key.most or math.maxinteger)
+    end
+  elseif key.choices then
+    for _, choice in ipairs(key.choices) do
+      if value == choice then
+        return nil
+      end
+    end
+    return ("must be one of %s, not %q"):format(table.concat(key.choices, ", "), value)
+  elseif type(value) == "string" and value:find("\0", 1, true) then
+    return "has a NUL byte in it"
+  end
+end
+
 local function check(key, value, origin)
   local name, kind = key[1], key[2]
   local fits = type(value) == kind or (kind == "number" and type(value) == "number")
     or (kind == "integer" and math.type(value) == "integer")
   if not fits then
-    return nil, ("config: %s: %s must be a %s, not %q"):format(origin, name, kind, tostring(value)), "config"
+    return nil, ("config: %s: %s must be %s, not %q"):format(origin, name, article(kind), tostring(value)), "config"
   end
-  if (kind == "integer" or kind == "number") and (value ~= value or value <= 0) then
-    return nil, ("config: %s: %s must be above 0"):format(origin, name), "config"
+  local problem = fault(key, value)
+  if problem then
+    return nil, ("config: %s: %s %s"):format(origin, name, problem), "config"
   end
   return true
 end

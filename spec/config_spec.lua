@@ -1,15 +1,27 @@
 local config = require "config"
 local program = require "spec.support.program"
+local stdlib = require "posix.stdlib"
 
 describe("config", function()
   local dir
+  local environment = {}
 
+  -- The tester's own settings are put aside.
   before_each(function()
     dir = program.folder()
+    for _, key in ipairs(config.keys) do
+      if key[4] then
+        environment[key[4]] = os.getenv(key[4])
+        stdlib.setenv(key[4])
+      end
+    end
   end)
 
   after_each(function()
     program.remove(dir)
+    for name, value in pairs(environment) do
+      stdlib.setenv(name, value)
+    end
   end)
 
   local function load_text(text)
@@ -50,10 +62,16 @@ describe("config", function()
       ["return { worker_bach = 3 }"] = "unknown key 'worker_bach'; did you mean 'worker_batch'?",
       ["return { nonsense_at_all = 3 }"] = "unknown key 'nonsense_at_all'; `atelier config` lists them",
       ["return { [1] = 3 }"] = "unknown key '1'",
-      ["return { worker_batch = 'x' }"] = 'worker_batch must be a integer, not "x"',
-      ["return { worker_batch = 1.5 }"] = "worker_batch must be a integer",
+      ["return { worker_batch = 'x' }"] = 'worker_batch must be an integer, not "x"',
+      ["return { worker_batch = 1.5 }"] = "worker_batch must be an integer",
       ["return { worker_batch = 0 }"] = "worker_batch must be above 0",
       ["return { worker_lease = 0/0 }"] = "worker_lease must be above 0",
+      ["return { worker_lease = 0.5 }"] = "worker_lease must be 1 to 86400",
+      ["return { storage_threads = 65 }"] = "storage_threads must be 1 to 64",
+      ["return { database_timeout = 1e400 }"] = "database_timeout must be",
+      ["return { log_level = 'loud' }"] = 'log_level must be one of debug, info, warn, error, not "loud"',
+      ["return { log_format = 'xml' }"] = "log_format must be one of text, json",
+      ["return { state_dir = 'a\\0b' }"] = "state_dir has a NUL byte in it",
       ["return 7"] = "must return a table",
       ["return {"] = "unexpected symbol near <eof>",
       ["return os.exit(0)"] = "attempt to index a nil value",
