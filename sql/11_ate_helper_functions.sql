@@ -666,7 +666,10 @@ begin
       from jsonb_array_elements(jobs) with ordinality x (e, n)) x
     ), member as materialized (
       select r.n, r.e, (r.e ->> 'queue_id')::uuid as queue_id, (r.e ->> 'attempt')::integer as attempt,
-        row_number() over (partition by (r.e ->> 'queue_id')::uuid order by r.n) as nth
+        -- Of several for one job the one with its current attempt counts: a stale one before it must not spoil it.
+        row_number() over (partition by (r.e ->> 'queue_id')::uuid order by (r.e ->> 'attempt')::integer is distinct
+          from (select q.attempt from public.file_generation_queue q where q.id = (r.e ->> 'queue_id')::uuid), r.n)
+          as nth
       from raw r where r.good
     ), done as (
       -- Asking for the status would lead to an index over all that are processing; a lease is there just as long.
@@ -722,11 +725,11 @@ begin
       from raw r where not r.good
     )
     -- Why not is asked for the few that did not go, and of the rows as they were when this began.
-    select a.queue_id, a.file_id, case when a.file_id is null then coalesce(a.fault,
-        case when a.nth > 1 then 'duplicate: the job is in this call already' end, (
+    select a.queue_id, a.file_id, case when a.file_id is null then coalesce(a.fault, (
           select case
               when q.attempt <> a.attempt then
                 'stale: attempt ' || a.attempt || ' is not the current one (' || q.attempt || ')'
+              when a.nth > 1 then 'duplicate: the job is in this call already'
               when q.status <> 'processing' then 'not_processing: the job is ' || q.status
               else 'stale: the job has just changed'
             end

@@ -174,6 +174,17 @@ describe("the queue", function()
     assert.equal(0, #complete {})
   end)
 
+  it("completes the current attempt of a job whose stale one comes first in the call", function()
+    s:device { hash = "TWICE" }
+    local row = claim("w1", 1)[1]
+    local stale, good = member(row, { attempt = row.attempt + 1 }), member(row)
+    local answers = complete { stale, good, good }
+    assert.matches("^stale: attempt 2 is not the current one", answers[1].error)
+    assert.equal(pg.null, answers[2].error)
+    assert.equal("duplicate: the job is in this call already", answers[3].error)
+    assert.equal("completed", job(row.queue_id).status)
+  end)
+
   it("fences: another attempt raises and changes nothing", function()
     s:device { hash = "FENCE" }
     local old = claim()[1]
