@@ -146,16 +146,18 @@ static int wait_ready(int fd, short events, int64_t deadline)
 
     for (;;) {
         int64_t left = deadline - jail_now();
-        struct timespec t = {.tv_sec = left / 1000000, .tv_nsec = left % 1000000 * 1000};
+        struct timespec t = {.tv_sec = 0, .tv_nsec = 0};
         int n;
 
-        if (left <= 0)
-            return ETIMEDOUT;
+        if (left > 0)
+            t = (struct timespec){.tv_sec = left / 1000000, .tv_nsec = left % 1000000 * 1000};
         n = ppoll(&p, 1, &t, NULL);
-        if (n > 0)
+        if (n > 0) /* even when we are late ourselves: what is there counts */
             return 0;
         if (n < 0 && errno != EINTR)
             return errno;
+        if (n == 0 && left <= 0)
+            return ETIMEDOUT;
     }
 }
 
@@ -230,19 +232,6 @@ int jail_receive(struct jail_process *process, int64_t deadline, uint32_t kind, 
     }
     *body_size = head.size;
     return 0;
-}
-
-int jail_exchange(struct jail_process *process, const char *frame, size_t size, int64_t deadline, uint32_t kind,
-                  size_t most, char **body, size_t *body_size)
-{
-    int err = jail_send(process, frame, size, deadline);
-
-    *body = NULL;
-    *body_size = 0;
-    /* A child that refuses what it is sent may have said why before it ended. */
-    if (err != 0 && err != EPIPE)
-        return err;
-    return jail_receive(process, deadline, kind, most, body, body_size);
 }
 
 /* ==== the end ================================================================================== */

@@ -89,18 +89,13 @@ int jail_spawn(struct jail_process *process, const char **step);
 /* Microseconds of the clock that deadlines are on. */
 int64_t jail_now(void);
 
-/*
- * Sends a whole frame and reads a whole frame, neither beyond `deadline` (jail_now's clock). `*body` is malloc'ed, at
- * most `most` bytes. Returns 0; ETIMEDOUT; EPIPE when the child is gone; EPROTO when it does not keep to the protocol;
- * ENOMEM.
- */
-int jail_exchange(struct jail_process *process, const char *frame, size_t size, int64_t deadline, uint32_t kind,
-                  size_t most, char **body, size_t *body_size);
-
-/* Sends a whole frame. Returns as jail_exchange. */
+/* Sends a whole frame, not beyond `deadline` (jail_now's clock). Returns as jail_receive. */
 int jail_send(struct jail_process *process, const char *frame, size_t size, int64_t deadline);
 
-/* Reads one frame. Returns as jail_exchange. */
+/*
+ * Reads a whole frame, not beyond `deadline`. `*body` is malloc'ed, at most `most` bytes; NULL on failure. Returns 0;
+ * ETIMEDOUT; EPIPE when the child is gone; EPROTO when it does not keep to the protocol; ENOMEM.
+ */
 int jail_receive(struct jail_process *process, int64_t deadline, uint32_t kind, size_t most, char **body,
                  size_t *body_size);
 

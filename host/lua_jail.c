@@ -33,7 +33,7 @@
 
 int luaopen_atelier_jail(lua_State *L);
 
-enum state { STARTING, READY, ENDED };
+enum state { STARTING, READY, ASKED, ENDED };
 
 struct child {
     struct jail_process process;
@@ -41,6 +41,8 @@ struct child {
     enum state state;
     uint32_t standing;  /* walls that the child says stand */
     int loaded;
+    int64_t started;    /* when it was last asked, on jail_now's clock */
+    int err;            /* how the asking went */
 };
 
 static const char *const verdict_names[JAIL_VERDICTS] = {
@@ -71,6 +73,15 @@ static struct child *check_child(lua_State *L)
 
     if (c->state == ENDED)
         luaL_error(L, "jail is closed");
+    return c;
+}
+
+/* A child that may be asked something. */
+static struct child *check_idle(lua_State *L)
+{
+    struct child *c = check_child(L);
+
+    luaL_argcheck(L, c->state != ASKED, 1, "runs a script: finish that first");
     return c;
 }
 
@@ -424,20 +435,36 @@ static int await_ready(lua_State *L, struct child *c)
     return 0;
 }
 
-/* Sends the frame and pushes the verdict, or nil, message, code. */
-static int ask(lua_State *L, struct child *c, const struct wire_out *frame)
+static int64_t deadline_of(const struct child *c)
 {
-    int64_t limit = (c->limits.without & JAIL_TIMER) ? INT64_MAX / 2 : (int64_t)c->limits.time_us + GRACE;
+    if (c->limits.without & JAIL_TIMER)
+        return INT64_MAX / 2;
+    return c->started + (int64_t)c->limits.time_us + GRACE;
+}
+
+/* Sends the frame. How that went shows in the answer: a child that refuses what it is sent may say why before it ends. */
+static void send_frame(struct child *c, const struct wire_out *frame)
+{
+    c->started = jail_now();
+    c->err = jail_send(&c->process, frame->p, frame->n, deadline_of(c));
+    c->state = ASKED;
+}
+
+/* Waits for the answer and pushes the verdict, or nil, message, code. */
+static int push_answer(lua_State *L, struct child *c)
+{
     size_t most = JAIL_REPLY_ROOM + (size_t)c->limits.output, size;
     struct managed *body = managed_new(L, free);
     struct jail_end end = {.known = 0};
-    int64_t started = jail_now();
-    int verdict = -1;
-    char *p;
-    int err = jail_exchange(&c->process, frame->p, frame->n, started + limit, JAIL_REPLY, most, &p, &size);
-    int64_t us = jail_now() - started;
+    int verdict = -1, err = c->err;
+    char *p = NULL;
+    int64_t us;
 
+    if (err == 0 || err == EPIPE)
+        err = jail_receive(&c->process, deadline_of(c), JAIL_REPLY, most, &p, &size);
+    us = jail_now() - c->started;
     body->p = p;
+    c->state = READY;
     if (err == 0) {
         verdict = read_verdict(L, p, size, us);
         err = verdict < 0 ? EPROTO : 0;
@@ -449,6 +476,12 @@ static int ask(lua_State *L, struct child *c, const struct wire_out *frame)
     if (err == ENOMEM)
         return fail(L, "memory", "run jail: %s", strerror(err));
     return err == 0 ? 1 : push_end(L, c, &end, err, us);
+}
+
+static int ask(lua_State *L, struct child *c, const struct wire_out *frame)
+{
+    send_frame(c, frame);
+    return push_answer(L, c);
 }
 
 /* A text that is alone larger than the memory that a run may take is not sent. */
@@ -472,7 +505,7 @@ static int too_large(lua_State *L, const struct child *c, size_t total)
 static int l_load(lua_State *L)
 {
     static const char *const names[] = {"modules", "prelude", "name", NULL};
-    struct child *c = check_child(L);
+    struct child *c = check_idle(L);
     struct managed *frame;
     struct wire_out o;
     size_t n, size, total;
@@ -506,20 +539,10 @@ static int l_load(lua_State *L)
     return ask(L, c, &o);
 }
 
-/***
- * Runs a script in a fresh state. Any verdict but "ok" ends the child.
- * @function child:run
- * @tparam table job `source`: its text; `name` (default "main.lua"); `modules`: texts of siblings of its own, by name;
- *   `check` (default true): whether siblings that the script does not ask for must be well-formed, too
- * @treturn[1] table verdict
- * @return[2] nil
- * @treturn[2] string message
- * @treturn[2] string code: "start" or "no_wall"
- */
-static int l_run(lua_State *L)
+/* Sends a script to be run. Returns 0, or how many values it pushed that tell why it is not running. */
+static int start_run(lua_State *L, struct child *c)
 {
     static const char *const names[] = {"source", "name", "modules", "check", NULL};
-    struct child *c = check_child(L);
     struct managed *frame;
     struct wire_out o;
     size_t n, size, total;
@@ -550,7 +573,61 @@ static int l_run(lua_State *L)
         end_child(c, 0, NULL);
         return 1;
     }
-    return ask(L, c, &o);
+    send_frame(c, &o);
+    return 0;
+}
+
+/***
+ * Begins to run a script in a fresh state, and returns at once: `finish` tells how it went.
+ * @function child:begin
+ * @tparam table job as of `run`
+ * @treturn[1] boolean true: it is running
+ * @treturn[2] table verdict: it did not come to that
+ * @return[3] nil
+ * @treturn[3] string message
+ * @treturn[3] string code: "start" or "no_wall"
+ */
+static int l_begin(lua_State *L)
+{
+    int pushed = start_run(L, check_idle(L));
+
+    if (pushed == 0)
+        lua_pushboolean(L, 1);
+    return pushed == 0 ? 1 : pushed;
+}
+
+/***
+ * Waits for the script that `begin` sent. Its time runs from then.
+ * @function child:finish
+ * @treturn[1] table verdict
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code: "memory"
+ */
+static int l_finish(lua_State *L)
+{
+    struct child *c = check_child(L);
+
+    luaL_argcheck(L, c->state == ASKED, 1, "runs no script: begin one first");
+    return push_answer(L, c);
+}
+
+/***
+ * Runs a script in a fresh state. Any verdict but "ok" ends the child.
+ * @function child:run
+ * @tparam table job `source`: its text; `name` (default "main.lua"); `modules`: texts of siblings of its own, by name;
+ *   `check` (default true): whether siblings that the script does not ask for must be well-formed, too
+ * @treturn[1] table verdict
+ * @return[2] nil
+ * @treturn[2] string message
+ * @treturn[2] string code: "start" or "no_wall"
+ */
+static int l_run(lua_State *L)
+{
+    struct child *c = check_idle(L);
+    int pushed = start_run(L, c);
+
+    return pushed == 0 ? push_answer(L, c) : pushed;
 }
 
 /***
@@ -565,7 +642,7 @@ static int l_run(lua_State *L)
  */
 static int l_probe(lua_State *L)
 {
-    struct child *c = check_child(L);
+    struct child *c = check_idle(L);
     size_t n;
     const char *what = luaL_checklstring(L, 2, &n);
     struct managed *frame = managed_new(L, free);
@@ -743,6 +820,8 @@ static const luaL_Reg child_methods[] = {
     {"load", l_load},
     {"pid", l_pid},
     {"probe", l_probe},
+    {"begin", l_begin},
+    {"finish", l_finish},
     {"run", l_run},
     {"walls", l_walls},
     {NULL, NULL},

@@ -127,33 +127,57 @@ local function held(self, key)
   return entry
 end
 
---- Runs a job's script beside the scripts of its kit.
+--- Begins to run a job's script beside the scripts of its kit, and returns at once.
 -- @tparam string kit_id changes whenever `modules` do
 -- @tparam table modules texts by file name, the same for all jobs of the kit
 -- @tparam table job `source`; `name` (default "main.lua"); `modules`: its own texts by file name
 -- @tparam[opt] string runtime_name
--- @treturn[1] table verdict, see `atelier.jail`
--- @return[2] nil
--- @treturn[2] string message: the jail itself failed, or the runtime
--- @treturn[2] string code "runtime", "start", "no_wall" or an errno's symbol
--- @function pool:check
-function Pool:check(kit_id, modules, job, runtime_name)
+-- @treturn table for `finish`, once
+-- @function pool:begin
+function Pool:begin(kit_id, modules, job, runtime_name)
   local key = kit_id .. "\0" .. (runtime_name or "")
   local entry = held(self, key)
   if not entry then
     local verdict, message, code
     entry, verdict, message, code = start(self, key, modules, runtime_name)
     if not entry then
-      return verdict, message, code
+      return { verdict = verdict, message = message, code = code }
     end
   end
   self.tick = self.tick + 1
   entry.used, entry.runs = self.tick, entry.runs + 1
-  local verdict, message, code = entry.child:run(job)
+  local running, message, code = entry.child:begin(job)
+  if running == true then
+    return { key = key, child = entry.child }
+  end
+  drop(self, key)
+  return { verdict = running, message = message, code = code }
+end
+
+--- Waits for what `begin` began.
+-- @tparam table run what `begin` gave
+-- @treturn[1] table verdict, see `atelier.jail`
+-- @return[2] nil
+-- @treturn[2] string message: the jail itself failed, or the runtime
+-- @treturn[2] string code "runtime", "start", "no_wall" or an errno's symbol
+-- @function pool:finish
+function Pool:finish(run)
+  if not run.child then
+    return run.verdict, run.message, run.code
+  end
+  local verdict, message, code = run.child:finish()
   if self.fresh or not verdict or verdict.verdict ~= "ok" then
-    drop(self, key)
+    drop(self, run.key)
   end
   return verdict, message, code
+end
+
+--- Runs a job's script and waits for it.
+-- @param ... as of `begin`
+-- @return as of `finish`
+-- @function pool:check
+function Pool:check(...)
+  return self:finish(self:begin(...))
 end
 
 --- Ends all children.

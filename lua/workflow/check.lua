@@ -57,15 +57,14 @@ local function reason(verdict)
   return ("the bundle does not run: %s%s (verdict %s)"):format(place, verdict.message, verdict.verdict)
 end
 
---- Runs the bundle that a kit makes of these values. Blocks for the jail's time limit at the most.
+--- Begins to run the bundle that a kit makes of these values, and returns at once.
 -- @tparam table prepared kit, see template.kit
 -- @tparam table vars values by name
--- @treturn[1] table verdict "ok", see atelier.jail; or false where nothing is checked
--- @return[2] nil: the bundle must not be packaged
--- @treturn[2] string message
--- @treturn[2] string code: "jail_" and the verdict, which no other attempt changes; or a code of jail or template
--- @treturn[2] table|nil the verdict
-function Checker:run(prepared, vars)
+-- @treturn[1] table for `finish`, once; or false where nothing is checked
+-- @return[2] nil
+-- @treturn[2] string diagnosis
+-- @treturn[2] string code of template
+function Checker:begin(prepared, vars)
   local known = self.pool and describe(self, prepared)
   if not known or not known.main then
     return false
@@ -79,9 +78,22 @@ function Checker:run(prepared, vars)
   if not modules then
     return nil, message, code
   end
-  local verdict
-  verdict, message, code = self.pool:check(known.id, known.shared, { source = source, name = MAIN, modules = modules },
+  return self.pool:begin(known.id, known.shared, { source = source, name = MAIN, modules = modules },
     prepared.template.runtime)
+end
+
+--- Waits for what `begin` began, for the jail's time limit at the most.
+-- @tparam table|boolean run what `begin` gave
+-- @treturn[1] table verdict "ok", see atelier.jail; or false where nothing is checked
+-- @return[2] nil: the bundle must not be stored
+-- @treturn[2] string message
+-- @treturn[2] string code: "jail_" and the verdict, which no other attempt changes; or a code of jail
+-- @treturn[2] table|nil the verdict
+function Checker:finish(run)
+  if not run then
+    return false
+  end
+  local verdict, message, code = self.pool:finish(run)
   if not verdict then
     return nil, message, code
   end

@@ -197,10 +197,11 @@ function Builder:build(job)
   if not name then
     return nil, message, code
   end
-  local verdict, why
-  verdict, message, code, why = self.checker:run(prepared, vars)
-  if verdict == nil then
-    return nil, message, code, why
+  -- The jail runs the scripts while they are packed and sealed here; nothing is stored before its verdict.
+  local run
+  run, message, code = self.checker:begin(prepared, vars)
+  if run == nil then
+    return nil, message, code
   end
   local sealed
   if prepared.streamed then
@@ -208,7 +209,11 @@ function Builder:build(job)
   else
     sealed, message, code = seal_in_memory(job, prepared, vars, signer)
   end
-  if not sealed then
+  local verdict, problem, why, seen = self.checker:finish(run)
+  if verdict == nil then
+    M.clean(sealed or {})
+    return nil, problem, why, seen
+  elseif not sealed then
     return nil, message, code
   end
   local built = clock.now()
