@@ -125,14 +125,14 @@ function M.start(words, env)
   return process
 end
 
---- Waits until a condition holds, looking every 5 ms.
+--- Waits until a condition holds, looking every 10 ms.
 function M.await(condition, seconds, what)
   local deadline = clock.now() + seconds
   while not condition() do
     if clock.now() > deadline then
       error(("not within %d s: %s"):format(seconds, what), 2)
     end
-    M.pause(0.005)
+    M.pause(0.01)
   end
 end
 
