@@ -79,7 +79,7 @@ bench: ## measure: bundles/s beside the peer, one bundle's latency, memory of a 
 
 docs: ## the API reference, into build/docs
 	$(Q)mkdir -p $(BUILD)/docs
-	$(Q)ldoc --config rocks/config.ld --dir $(BUILD)/docs .
+	$(Q)ldoc --config rocks/config.ld --dir $(CURDIR)/$(BUILD)/docs .
 
 SHARE := $(DESTDIR)$(PREFIX)/share/atelier
 install: $(ATELIER) ## into DESTDIR/PREFIX

@@ -1,7 +1,8 @@
-/*
+/***
  * httpd_request.h: a request, as Lua sees it, and how Lua answers.
  *
  * The object may outlive the request: a field is then still there, an answer gets "closed". Included by lua_httpd.c alone.
+ * @submodule atelier.httpd
  */
 #ifndef ATELIER_HTTPD_REQUEST_H
 #define ATELIER_HTTPD_REQUEST_H

@@ -1,7 +1,8 @@
-/*
+/***
  * httpd_tasks.h: what a coroutine of the loop may wait for, and other tasks' handles.
  *
  * Included by lua_httpd.c alone. Must not know requests.
+ * @submodule atelier.httpd
  */
 #ifndef ATELIER_HTTPD_TASKS_H
 #define ATELIER_HTTPD_TASKS_H
