@@ -3,6 +3,7 @@
 -- with it whether the value can stand there: long brackets and comments.
 -- @module template.places
 
+local lpeg = require "lpeg"
 local mark = require "template.mark"
 local values = require "template.values"
 
@@ -68,9 +69,11 @@ end
 local function keep(joined) return joined end
 
 -- Every line end of a long string as LF: Lua reads each form as one, and a value next to CR would become part of it.
-local function normalise(text)
-  return (text:gsub("\r\n?", "\n"):gsub("\n\r", "\n"))
-end
+-- In one pass: which bytes are a pair depends on those before (LF CR LF is two line ends, and so is LF CR CR).
+local line_end = lpeg.P "\r\n" + "\n\r" + lpeg.S "\r\n"
+local normalised = lpeg.Cs((line_end / "\n" + 1) ^ 0)
+
+local function normalise(text) return lpeg.match(normalised, text) end
 
 local builder = {}
 builder.__index = builder
@@ -145,7 +148,7 @@ local LUA = {
 
 local JSON = {
   place = function(self, region) self:slot(code_slot(region, values.json_value)) end,
-  quoted = function(self, region) self:quoted(region, values.json_string) end,
+  quoted = function(self, region) self:quoted(region, region.is_key and values.json_key or values.json_string) end,
 }
 
 local function assemble(text, regions, handlers, at)

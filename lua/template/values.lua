@@ -215,6 +215,22 @@ function M.json_string(value)
   return plain(value)
 end
 
+local function json_key(text)
+  -- Legal JSON, but jansson and whatever else keeps keys as C strings refuse it.
+  if find(text, "%z") then return nil, "holds a NUL, which the key of a JSON object cannot" end
+  return json_escape(text)
+end
+
+--- Characters of a JSON string that is a key.
+-- @param value
+-- @treturn[1] string
+-- @return[2] nil
+-- @treturn[2] string reason
+function M.json_key(value)
+  if type(value) == "string" then return json_key(value) end
+  return plain(value)
+end
+
 local write_json
 
 local function write_members(out, t, depth)
@@ -228,7 +244,7 @@ local function write_members(out, t, depth)
     local key = i
     if not list then
       key = keys[i]
-      local name, why = json_escape(key)
+      local name, why = json_key(key)
       if not name then return nil, "has a key that " .. why end
       out[#out + 1] = '"' .. name .. '": '
     end
