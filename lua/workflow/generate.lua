@@ -191,7 +191,11 @@ function Builder:build(job)
   local master, master_id = self.ring:master()
   local signer, signer_id = self.ring:signer()
   local key = licence.key(master, job.device_id)
-  local vars = values.variables(job, key)
+  local vars
+  vars, message, code = values.variables(job, key)
+  if not vars then
+    return nil, message, code
+  end
   local name
   name, message, code = storage.key(job.device_hash, job.template_name, vars.artifact_id)
   if not name then

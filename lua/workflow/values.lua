@@ -16,9 +16,10 @@ local function uuid()
   return (("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"):format(table.unpack(b)))
 end
 
--- Seconds only: the container's times have no fraction. Nil is never, and so is Postgres' infinity.
+-- Seconds only: the container's times have no fraction. Nil is never, and so are Postgres' infinity and the years after
+-- 9999, which the container's four digits cannot write.
 local function to_seconds(time)
-  if time == nil or time == json.null or time == "infinity" then
+  if time == nil or time == json.null or not time:find "^%d%d%d%d%-" then
     return nil
   end
   return (time:gsub("%.%d+Z$", "Z"))
@@ -27,8 +28,17 @@ end
 --- What the template's placeholders may name: a new artifact each time.
 -- @tparam table job a row of the claim
 -- @tparam string key licence key
--- @treturn table values by name
+-- @treturn[1] table values by name
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code "params"
 function M.variables(job, key)
+  local params = job.generation_params
+  if params == nil or params == json.null then
+    params = {}
+  elseif type(params) ~= "table" or json.is_array(params) and #params > 0 then
+    return nil, "generation_params: must be a JSON object", "params"
+  end
   return {
     device_hash = job.device_hash,
     plan = job.plan_name,
@@ -39,7 +49,7 @@ function M.variables(job, key)
     template = job.template_name,
     version = job.template_version,
     artifact_id = uuid(),
-    params = job.generation_params ~= json.null and job.generation_params or {},
+    params = params,
   }
 end
 
@@ -80,7 +90,7 @@ function M.record(job, vars, master_id, signer_id)
     generation = job.generation,
     container = job.container,
     master_key_id = master_id,
-    signer_id = signer_id,
+    signer_id = job.container == "ate1" and signer_id or nil, -- a ZIP is not signed
   }
 end
 

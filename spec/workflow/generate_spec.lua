@@ -91,7 +91,8 @@ describe("a purchase", function()
     assert.equal(ends, opened.metadata.expires_at)
   end)
 
-  for written, recorded in pairs { ["null"] = json.null, ["'infinity'"] = "infinity" } do
+  for written, recorded in pairs { ["null"] = json.null, ["'infinity'"] = "infinity",
+    ["'12345-06-07'"] = "12345-06-07T00:00:00Z" } do
     it("with a licence that never ends says so in the way of each place: " .. written, function()
       world:customer("PHONE-1", { expires = written })
       assert(world:worker():drain())
@@ -99,6 +100,18 @@ describe("a purchase", function()
       assert.equal("9999-12-31T23:59:59Z", values[3])
       assert.equal(json.null, opened.metadata.expires_at)
       assert.equal(recorded, file.expires_at)
+    end)
+  end
+
+  for _, params in ipairs { '5', '"text"', '["a"]' } do
+    it("fails for good when its parameters are no object: " .. params, function()
+      world:customer "PHONE-1"
+      world:query("update file_generation_queue set generation_params = $1::jsonb", { params })
+      assert.equal(1, assert(world:worker():drain()).failed)
+      local job = world:jobs()[1]
+      assert.equal("failed", job.status)
+      assert.equal(0, job.retry_count)
+      assert.matches("^params: generation_params: must be a JSON object", job.error_message)
     end)
   end
 
@@ -163,6 +176,7 @@ describe("a template", function()
     assert.equal("PHONE-1", values[1])
     assert.equal("winzip-aes256", opened.container)
     assert.equal("winzip-aes256", file.container)
+    assert.equal(json.null, file.signer_id)
     assert.equal(opened.checksum, file.checksum)
     assert.equal(crypto.hex(crypto.sha256((licence.normalise(values[2])))), file.encryption_key_hash)
     local code, text = program.shell(("7z t -p%s %s/%s"):format(values[2], world.store.root, file.file_path))
