@@ -9,6 +9,7 @@ local json = require "atelier.json"
 local metadata = require "ate.metadata"
 local stat = require "posix.sys.stat"
 local stdio = require "posix.stdio"
+local stdlib = require "posix.stdlib"
 
 local M = {}
 
@@ -195,7 +196,9 @@ function Ring:rotate(which)
   for name in pairs(which) do
     if not IDENTIFY[name] then error(("key ring: unknown option '%s'"):format(tostring(name)), 2) end
   end
-  local file <close>, reason, code = open_locked(self.path)
+  -- Through a link the ring itself is written anew, not the link: others may know it by its own name.
+  local path = stdlib.realpath(self.path) or self.path
+  local file <close>, reason, code = open_locked(path)
   if not file then return wrap(self.path, reason, code) end
   local keys
   keys, reason, code = read(file)
@@ -204,7 +207,7 @@ function Ring:rotate(which)
     if which[kind] then add_current(keys, kind) end
   end
   local ok
-  ok, reason, code = write(self.path, keys)
+  ok, reason, code = write(path, keys)
   if not ok then return wrap(self.path, reason, code) end
   self.keys = keys
   return true

@@ -104,6 +104,15 @@ describe("a key ring", function()
     assert.equal(384, stat.stat(path).st_mode & 4095)
   end)
 
+  it("rotates what a link leads to, and leaves the link", function()
+    assert(keyring.create(path))
+    local link = folder .. "/link.json"
+    assert(require("posix.unistd").link(path, link, true))
+    assert(assert(keyring.load(link)):rotate { master = true })
+    assert.equal(3, #assert(keyring.load(path)):list())
+    assert.equal(1, stat.S_ISLNK(stat.lstat(link).st_mode))
+  end)
+
   it("loses no key when processes rotate at once", function()
     assert(keyring.create(path))
     local script = tmp.write(folder .. "/rotate.lua", ([[
