@@ -48,15 +48,18 @@ end
 local function new_stage(folder)
   local info = stat.stat(folder)
   local place
-  if not info then
+  if not info and not stat.lstat(folder) then
     place = files.parent(folder)
-  elseif stat.S_ISDIR(info.st_mode) == 0 or #list(folder) > 0 then
+  elseif not info or stat.S_ISDIR(info.st_mode) == 0 or #list(folder) > 0 then
     return nil, folder .. " is not a new or empty folder", "bad_archive"
   else
     place = folder
   end
   local path, message, number = stdlib.mkdtemp(place .. "/.atelier-XXXXXX")
-  if not path then return files.failure(path, message, number) end
+  if not path then
+    local _, reason, code = files.failure(path, message, number)
+    return nil, ("%s: %s"):format(folder, reason), code
+  end
   return { path = path, target = folder, inside = info ~= nil, files = {}, folders = {}, seen = {} }
 end
 
