@@ -64,7 +64,10 @@ local function strays(root, listed)
   local found, count = {}, 0
   local function walk(folder, prefix)
     local ok, names = pcall(dirent.dir, folder)
-    names = ok and names or {}
+    if not ok then
+      found[#found + 1] = { file = prefix == "" and "." or prefix, message = "cannot be listed: " .. tostring(names) }
+      return
+    end
     table.sort(names)
     for _, name in ipairs(names) do
       local whole = prefix .. name

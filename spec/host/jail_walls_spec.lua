@@ -58,7 +58,7 @@ describe("a wall that is left out", function()
   for _, attack in ipairs(attacks) do
     local wall, what, source, with, without, then_ = table.unpack(attack)
     it(wall .. ": " .. what, function()
-      local limits = { time = then_ == "time" and 0.3 or 3 }
+      local limits = { time = then_ == "time" and 0.3 or 20 }
       assert.equal(with, (run(source, nil, limits)))
       assert.equal((wall ~= "allocator" or is_limited()) and then_ or "ok", (run(source, without, limits)))
     end)

@@ -1032,9 +1032,12 @@ describe("atelier.pg", function()
       local file = assert(io.tmpfile())
       file:write(("1\ta\n"):rep(100000))
       file:seek "set"
+      -- The table is held, so that the copy cannot be over before its file is closed.
+      assert(conn:exec "begin; lock table t in access exclusive mode")
       local co = coroutine.create(function() return c:copy_in("copy t from stdin", file) end)
       assert.is_true(coroutine.resume(co))
       file:close()
+      assert(conn:exec "rollback")
       raises("the source cannot be read: closed", drive, co, c)
       assert.equal("idle", c:status())
     end)

@@ -243,7 +243,7 @@ describe("workers as processes", function()
     assert.equal("cancelled", world:jobs()[1].status)
   end)
 
-  it("one that has worked 500 jobs is as large as after 100", function()
+  it("one that has worked 500 jobs is as large as after 100 #size", function()
     world:customers(100)
     local process = world:start "work"
     world:await(NOTHING_LEFT)
