@@ -162,7 +162,11 @@ local function open_ate(subject, options, trusted, result)
   if not source then return nil, reason, code end
   local reader <close>, message, fault = open_archive(source, options)
   if not reader then return nil, message, fault end
-  return contents(reader, options, result)
+  local ok
+  ok, message, fault = contents(reader, options, result)
+  -- An entry with a password of its own: nobody has it, and the format does not know such entries.
+  if fault == "no_password" then fault = "bad_archive" end
+  return ok, message, fault
 end
 
 -- ==== the other form ====

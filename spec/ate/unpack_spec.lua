@@ -127,6 +127,12 @@ describe("the archive in a well-sealed file", function()
     refused(rawzip.build { { name = "main.lua", data = "x" }, { name = "sub/", mode = FOLDER } })
   end)
 
+  it("has no entry with a password of its own", function()
+    local w = zip.writer()
+    assert(w:add("main.lua", "return 1", { password = "p" }))
+    refused((assert(w:close())))
+  end)
+
   it("keeps to the limits, which options raise", function()
     local many = {}
     for i = 1, 10001 do many[i] = { name = "f" .. i } end
