@@ -8,7 +8,7 @@ local host = require "atelier.host"
 local plans = require "plans"
 local session = require "cli.session"
 local term = require "cli.term"
-local worker = require "workflow.worker"
+local work = require "cli.work"
 
 local M = {
   for_people_only = true,
@@ -81,18 +81,20 @@ local function purchase(s)
   done("Purchases", "3 customers on 3 plans; their rows queued 3 jobs", began)
 end
 
-local function work(s)
+local function make_files(s)
   local began, timing = clock.now(), {}
-  local w = worker.new { conn = s.database, store = s.store, ring = s.new_ring, config = s.config,
-    on_event = function(event, job, artifact)
-      if event == "completed" then
-        timing[job.device_hash] = artifact.timing
-      elseif event == "failed" then
-        raise(("device %s: %s"):format(job.device_hash, artifact), "failed")
-      end
-    end }
+  local w = work.worker(s, function(event, job, artifact)
+    if event == "completed" then
+      timing[job.device_hash] = artifact.timing
+    elseif event == "failed" then
+      print(term.red(("  device %s: %s"):format(job.device_hash, term.safe(artifact))))
+    end
+  end)
   local counts = must(w:drain())
-  done("Worker", ("%d built, sealed, stored and recorded"):format(counts.completed), began)
+  if counts.failed > 0 then
+    raise("demo: a job failed, see above", "failed")
+  end
+  done("Worker", ("%d built, run in the jail, sealed, stored and recorded"):format(counts.completed), began)
   return timing, w
 end
 
@@ -106,7 +108,7 @@ local function names(list)
   return #list > 0 and table.concat(list, ", ") or "none"
 end
 
--- Tools that are in, and for each left out the cheapest plan that has it.
+-- Tools that are in, and those that are left out: not in this plan, but in which?
 local function tools_of(file, all_plans)
   local left_out, missing = {}, {}
   for _, decision in ipairs(plans.select(file.file_structure, file.tools)) do
@@ -123,7 +125,8 @@ local function tools_of(file, all_plans)
       end
     end
     if #here > 0 then
-      left_out[#left_out + 1] = names(here) .. term.dim((" (from %s)"):format(plan.display_name))
+      left_out[#left_out + 1] = ("%s %s"):format(names(here),
+        term.dim(("(not in this plan; %s has %s)"):format(plan.display_name, #here > 1 and "them" or "it")))
     end
   end
   return names(file.tools), names(left_out)
@@ -157,7 +160,7 @@ local function show_customer(s, customer, timing, all_plans)
   term.field("file", path)
   term.field("checked", ("opened with its key, signed by %s; another device is refused"):format(opened.signed_by))
   if timing then
-    term.field("stages", ("render, zip and seal %s · store durably %s"):format(term.duration(timing.build),
+    term.field("stages", ("render, run, zip and seal %s · store durably %s"):format(term.duration(timing.build),
       term.duration(timing.store)))
   end
   return path, key
@@ -173,19 +176,14 @@ Try next:
   eval "$(%s env)" && psql "$DATABASE_URL"
 ]]
 
-local function serve(w)
-  print("Working the queue until Control-C: a purchase that you record now is a file a moment later.")
-  must(w:serve())
-  must(w:release())
-end
-
 function M.run()
+  io.stdout:setvbuf "line" -- a log file should show the last line, too, while we stay
   return session.with(function(s)
     s.config.database_url = nil -- never seed demo customers into somebody's own database
     print(term.bold "Atelier" .. ": from a purchase to a sealed .ate\n")
     prepare(s)
     purchase(s)
-    local timing, w = work(s)
+    local timing, w = make_files(s)
     local all_plans = must(s.database:query "select display_name, tools from plans order by price_jpy")
     local path, key
     for _, customer in ipairs(DEMO) do
@@ -194,7 +192,8 @@ function M.run()
     local exe = host.exe
     print(NEXT:format(exe, path, DEMO[#DEMO].device, key, exe, exe, exe))
     if os.getenv "SERVE" ~= "0" then
-      serve(w)
+      print "Working the queue until Control-C: a purchase that you record now is a file a moment later."
+      must(work.work(w))
     end
     return { files = json.array {} }
   end)

@@ -38,7 +38,28 @@ local function reconnect(s)
   return nil, conn.message, conn.code
 end
 
-local function work(w, once)
+--- A worker of this session: it outlives a lost database, and SIGTERM and SIGINT end it well.
+-- @tparam table s session
+-- @tparam[opt] function on_event see workflow.worker
+-- @treturn table worker
+function M.worker(s, on_event)
+  local w = worker.new { conn = s.database, store = s.store, ring = s.new_ring, config = s.config, on_event = on_event,
+    connect = function()
+      return reconnect(s)
+    end }
+  stop_on_signals(w)
+  return w
+end
+
+--- Works until nothing is waiting, or until told to stop; then hands back what is left.
+-- @tparam table w worker
+-- @tparam[opt] boolean once
+-- @treturn[1] table counts
+-- @treturn[1] integer how many jobs were handed back
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.work(w, once)
   local counts, message, code
   if once then
     counts, message, code = w:drain()
@@ -56,12 +77,8 @@ end
 
 function M.run(args)
   return session.with(function(s)
-    local w = worker.new { conn = s.database, store = s.store, ring = s.new_ring, config = s.config,
-      connect = function()
-        return reconnect(s)
-      end }
-    stop_on_signals(w)
-    local counts, released, code = work(w, args.once)
+    local w = M.worker(s)
+    local counts, released, code = M.work(w, args.once)
     if not counts then
       return nil, released, code
     end
