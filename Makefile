@@ -73,7 +73,7 @@ test: ## install what is missing, build, run every spec
 check: build ## static checks: luacheck over every Lua file
 	$(Q)luacheck --quiet lua spec templates
 
-bench: ## measure: bundles/s beside the peer, one bundle's latency, memory of a large one
+bench: ## measure: bundles/s beside the peer and the disk, latency, memory, rendering, the jail
 	$(Q)rocks/deps.sh bench
 	$(Q)$(MAKE) --no-print-directory build
 	$(Q)$(ATELIER) run spec/bench/run.lua $(BENCH)
