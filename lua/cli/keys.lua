@@ -20,13 +20,16 @@ function M.options(parser)
   end
 end
 
--- A new master key changes licence keys: the files that the old one made are queued to be made anew.
-local REQUEUE = "select requeue_ate_files($1) as queued"
+-- A new master key changes licence keys: the files that any former one made are queued to be made anew, also those
+-- that an earlier rotation could not queue.
+local REQUEUE = [[select coalesce(sum(requeue_ate_files(former.id)), 0)::int8 as queued
+  from (select distinct master_key_id as id from ate_files where master_key_id <> $1) former]]
 
 local function rotate(s, args)
   local both = not args.master and not args.signing
   local which = { master = args.master or both, signing = args.signing or both }
-  local _, old = s.ring:master()
+  -- Opened first: where the database is down, nothing is rotated.
+  local database = which.master and s.database
   local ok, message, code = s.ring:rotate(which)
   if not ok then
     return nil, message, code
@@ -34,7 +37,7 @@ local function rotate(s, args)
   local result = { keys = json.array(s.ring:list()), queued = 0, warnings = {} }
   if which.master then
     local rows
-    rows, message = s.database:query(REQUEUE, { old })
+    rows, message = database:query(REQUEUE, { (select(2, s.ring:master())) })
     if rows then
       result.queued = rows[1].queued
     else
