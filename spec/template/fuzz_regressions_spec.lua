@@ -39,3 +39,47 @@ describe("a JSON key with a NUL", function()
     assert.equal('{"k": "a\\u0000b"}', compile('{"k": "{{x}}"}', "json"):render { x = "a\0b" })
   end)
 end)
+
+describe("the oracles of the fuzzer", function()
+  package.loaded.fuzz = { feature = function() end } -- harness.c's, which counts
+  local seeds = require "spec.fuzz.seeds"
+
+  -- A template in words or choices (see spec/fuzz/input.lua) and up to three values, from a generator that always gives the same.
+  local state = 20250101
+  local function random(n)
+    state = (state * 6364136223846793005 + 1442695040888963407)
+    return (state >> 33) % n
+  end
+
+  local function bytes(n)
+    local out = {}
+    for i = 1, n do out[i] = string.char(random(255)) end
+    return table.concat(out)
+  end
+
+  local function sentence(kind, length)
+    local out = { kind .. bytes(random(length) + 1) }
+    for _ = 1, random(4) do out[#out + 1] = "\xff\xff" .. ("s]\n[-\"\\"):sub(1, random(8)) .. "q" .. bytes(2) end
+    return table.concat(out)
+  end
+
+  for language, count in pairs { lua = 1500, json = 1500 } do
+    it("find no fault in their seeds and in sentences of " .. language, function()
+      local oracle = require("spec.fuzz.target_" .. language)
+      for _, seed in ipairs(seeds[language]) do oracle(seed) end
+      for _ = 1, count do
+        oracle(sentence("\1", 9))
+        oracle(sentence("\2", 40))
+      end
+    end)
+  end
+
+  it("find no fault in the seeds of VARS.json, of JSON and of ZIP", function()
+    for _, target in ipairs { "vars", "jsondec" } do
+      local oracle = require("spec.fuzz.target_" .. target)
+      for _, seed in ipairs(seeds[target]) do oracle(seed) end
+    end
+    local oracle = require "spec.fuzz.target_zip"
+    for _, seed in ipairs(seeds.zip()) do oracle(seed) end
+  end)
+end)
