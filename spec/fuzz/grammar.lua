@@ -11,8 +11,9 @@ local function with(list, ...)
   return table.move({ ... }, 1, select("#", ...), #all + 1, all)
 end
 
-local COMMON <const> = with(PIECE, "\\n", "\\\\", "\\65", "\\1", "\\12", "\\x41", "\\u{41}", "\\u{7fffffff}", "\\z", "\\z ", "\\z\r\n ", "\\\n", "\\\r\n",
-  "\\\r", "\\\n\r")
+local COMMON <const> = with(PIECE, "\\n", "\\\\", "\\65", "\\1", "\\12", "\\x41", "\\u{41}",
+  "\\u{7fffffff}", "\\z", "\\z ", "\\z\r\n ", "\\z{{x}}", "\\z {{y}}",
+  "\\z{{x}} ", "\\z{{x}}{{y}}\t", "\\1{{x}}", "\\12{{y}}", "\\{{x}}", "\\\n", "\\\r\n", "\\\r", "\\\n\r")
 
 --- The first alternative ends: it is taken when the bytes or the depth are used up.
 M.lua = {
@@ -23,14 +24,16 @@ M.lua = {
     "local a = <expr>", "f(<expr>)", "f<string>", "a[<expr>]=<expr>", "do <chunk> end", "if <expr> then <chunk> end", "(f)()",
     "(function() end)(<expr>)", "local v<gap>=<expr>\n(f)()", "while<gap>{{x}}<gap>do <chunk> end", "repeat <chunk> until <expr>", "f{<items>}",
     "for i=<expr>,<expr> do <chunk> end", "for k in <expr> do <chunk> end", "local function g(...)<chunk> end", "local c <const> = <expr>",
-    "a.b, c = <expr>, <expr>", "do return <expr> end", "a:m(<expr>)", "if <expr> then <chunk> elseif <expr> then <chunk> else <chunk> end",
+    "a.b, c = <expr>, <expr>", "do return <expr> end", "if{{x}}then<chunk>end", "do return{{x}}end", "a:m(<expr>)",
+    "if <expr> then <chunk> elseif <expr> then <chunk> else <chunk> end",
     "local {{!x}}", "goto l<end>::l::", "a=<gap><expr><gap>b=<expr>",
   },
   gap = { " ", "", "\n", "\t", "\r\n", "\f\v", "--<short>\n", "--[[<long>]]", "--[=[<long>]=]", "--<short>\r" },
   expr = {
     "{{x}}", "{{y}}", "{{z.a}}", "<string>", "<string>", "<string>", "<gap>{{x}}<gap>", "(<expr>)", "<expr><op><expr>", " -<expr>", " not <expr>", " #<expr>",
     " ~<expr>", "{<items>}", "f(<expr>,<expr>)", "function(...)<chunk> end", " 1 ", " 0x1p4 ", " nil ", " ... ", " a ", "a[<expr>]", "a.b", "f<string>",
-    "({{x}}).y", "({{x}})<string>", "{{{x}}}", "{{ {{x}} }}",
+    "({{x}}).y", "({{x}})<string>", "{{{x}}}", "{{ {{x}} }}", "not{{x}}", " -{{x}}", " -{{y}}^{{x}}",
+    "{{x}}..{{y}}", "{{x}}or{{y}}", "a-{{x}}--{{y}}\n",
   },
   op = { "+", " -", "*", "/", "//", "%", "^", " .. ", "<", "<=", "==", "~=", "&", "|", "~", "<<", ">>", " and ", " or ", "-<gap>" },
   items = { "", "<expr>", "<expr>,<expr>;", "[<expr>]=<expr>", "a=<expr>,<items>", "<expr>,<items>", "<gap>", "a=<gap>{{x}}<gap>" },

@@ -85,7 +85,7 @@ function M.split(data, language)
   local sets = { vars(x, y, z) }
   local seed = #data * 2654435761
   for i = 1, math.min(#data, 200) do seed = seed * 31 + data:byte(i) end
-  for i = 2, 5 do
+  for i = 2, 4 do
     local function pick(n) return small[(seed >> (n * 8 + i)) % #small + 1] end
     sets[i] = vars(pick(0), pick(1), pick(2))
   end

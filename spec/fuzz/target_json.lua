@@ -1,6 +1,7 @@
 --- Oracle of the JSON renderer: the law, with jansson as the judge. A parser of its own reads the template with the
 -- values in it; what jansson decodes from the rendered text must be the same value, and a text without marks must be
 -- taken exactly when jansson takes it.
+local fuzz = require "fuzz" -- of harness.c
 local input = require "spec.fuzz.input"
 local json = require "atelier.json"
 local render = require "template.render"
@@ -166,7 +167,9 @@ return function(data)
   if not compiled then return check_message(message, code) end
   for _, given in ipairs(sets) do
     local text, reason, kind = compiled:render(given)
+    fuzz.watch(false)
     if text then check_law(template, text, given) else check_message(reason, kind) end
+    fuzz.watch(true)
     if not compiled.personal then break end
   end
 end

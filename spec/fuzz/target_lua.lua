@@ -43,6 +43,9 @@ local function literal(value, name)
     finding("a literal does not load: " .. message, text)
   end
   if not nasty.same(value, chunk()) then finding("a literal is another value", text) end
+  if type(value) == "number" and not nasty.same(value ^ 2, load("return " .. text .. "^2")()) then
+    finding("a number comes apart beside an operator", text)
+  end
   return assert(luatokens.tokens(text))
 end
 
@@ -113,7 +116,9 @@ return function(data)
   local body = body_of(template)
   for _, given in ipairs(sets) do
     local text, reason, kind = compiled:render(given)
+    fuzz.watch(false)
     if text then check_law(body, text, given) else check_message(reason, kind) end
+    fuzz.watch(true)
     if not compiled.personal then break end
   end
   if json.live_handles() > 0 then finding "a handle is alive" end
