@@ -113,11 +113,11 @@ declare
   job record;
   waiting uuid;
 begin
-  select q.status, q.device_id, q.template_id, q.priority into job from public.file_generation_queue q
-  where q.id = retry_ate_generation.queue_id for update;
+  select q.status, q.device_id, q.template_id, q.priority, q.generation_params, q.max_retries into job
+  from public.file_generation_queue q where q.id = retry_ate_generation.queue_id for update;
   if not found then
-    select h.status, h.device_id, h.template_id, h.priority into job from public.file_generation_history h
-    where h.id = retry_ate_generation.queue_id;
+    select h.status, h.device_id, h.template_id, h.priority, h.generation_params, h.max_retries into job
+    from public.file_generation_history h where h.id = retry_ate_generation.queue_id;
     if not found then
       perform public.ate_refuse('retry_ate_generation', retry_ate_generation.queue_id, 'unknown: no such job');
     end if;
@@ -141,9 +141,10 @@ begin
     waiting := null;
   end;
   if waiting is null then
-    -- A newer one is queued, or the row is history.
-    insert into public.file_generation_queue as q (device_id, template_id, priority, reason)
-    values (job.device_id, job.template_id, job.priority, 'retry')
+    -- A newer one is queued, which keeps its own parameters, or the row is history.
+    insert into public.file_generation_queue as q (device_id, template_id, priority, reason, generation_params,
+      max_retries)
+    values (job.device_id, job.template_id, job.priority, 'retry', job.generation_params, job.max_retries)
     on conflict (device_id, template_id) where status = 'queued' do update set
       priority = least(q.priority, excluded.priority), run_after = least(q.run_after, excluded.run_after),
         retry_count = 0,

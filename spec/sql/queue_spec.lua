@@ -412,6 +412,7 @@ describe("the queue", function()
     for n = 1, 3 do
       s:device { hash = "T" .. n, user = n }
     end
+    s:query [[update file_generation_queue set generation_params = '{"shop": 7}', max_retries = 1]]
     local rows = claim("w", 2)
     s:complete(rows[1])
     s:query("select fail_ate_generation($1, 'x', permanent => true)", { rows[2].queue_id })
@@ -419,7 +420,9 @@ describe("the queue", function()
     assert.equal(1, s:value "trim_ate_queue(1, '0 seconds')")
     assert.equal(1, s:value "trim_ate_queue(10, '0 seconds')")
     assert.same({ 1, 2 }, { s:value "count(*) from file_generation_queue", s:value "count(*) from file_generation_history" })
-    assert.are_not.equal(rows[2].queue_id, s:value("retry_ate_generation($1)", { rows[2].queue_id }))
+    local again = s:value("retry_ate_generation($1)", { rows[2].queue_id })
+    assert.are_not.equal(rows[2].queue_id, again)
+    assert.same({ { shop = 7 }, 1 }, { job(again).generation_params, job(again).max_retries })
     assert.equal(2, s:value "count(*) from file_generation_queue where status = 'queued'")
     assert.equal(2, s:value "trim_ate_history(10, '0 seconds')")
   end)
