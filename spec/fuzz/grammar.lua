@@ -49,14 +49,17 @@ M.lua = {
 }
 
 M.json = {
-  start = { "<value>", "\xEF\xBB\xBF<value>", "<gap><value><gap>" },
+  start = {
+    "<value>", "[<value>,<items2>]", '{"<text>":<value>,<members2>}', "\xEF\xBB\xBF<value>", "<gap>[<value>,<items>]<gap>", '["<text>","<text>",<items2>]',
+    '{"<text>":{{x}},"<text>":"<text>"}',
+  },
   gap = { "", " ", "\n", "\r\n", "\t" },
   value = {
     "{{x}}", "{{y}}", "{{z.a}}", '"<text>"', '"<text>"', "[<items>]", "{<members>}", "<gap>{{x}}<gap>", "0", "-1.5e3", "true", "null", "1E-2", "{}", "[]", "-0",
     '"{{x}}"', '{"{{x}}":{{x}}}', "9223372036854775807", "0.1",
   },
-  items = { "", "<value>", "<value>,<items2>" },
-  items2 = { "1", "<value>", "<value>,<items2>" },
+  items = { "1", "<value>", "<value>,<items2>" },
+  items2 = { "1", "<value>", "<value>,<items2>", "<gap><value><gap>,<value>,<items2>" },
   members = { "", '"<text>":<value>', '"<text>"<gap>:<value>,<members2>' },
   members2 = { '"z":1', '"<text>":<value>', '"{{y}}": <value>,<members2>' },
   text = { "", "<jp><text>", "<jp><jp><text>", "<jp><jp><jp><jp>" },

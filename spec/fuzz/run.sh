@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 seconds=${1:?usage: spec/fuzz/run.sh SECONDS [TARGET...]}
 shift
-[ $# -gt 0 ] || set -- lua json vars jsondec zip ate
+[ $# -gt 0 ] || set -- lua json vars jsondec manifest zip ate
 mkdir -p build/fuzz
 SAN='-g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
 new=$(find spec/fuzz/harness.c host/lua_json.c host/lua_zip.c host/lua_crypto.c host/*.h -newer build/fuzz/harness 2>&1 || true)
@@ -22,7 +22,7 @@ for target do
     case $target in
         lua) length=350 dict=lua ;;
         json|vars|jsondec) length=500 dict=json ;;
-        ate) length=700 dict=ate ;;
+        ate|manifest) length=700 dict=$target ;;
         *) length=2048 dict=$target ;;
     esac
     mkdir -p "build/fuzz/seeds-$target"

@@ -35,6 +35,13 @@ M.vars = {
 M.jsondec = { '{"a": "x", "b": [1, -0, 1.5e3, true, false, null, {"c": {}}], "d": ""}', '"\\ud83d\\ude00\\u0000"', "[[[[1e5]]]]", "-0.0", "0.1",
   '{"a":1,"a":2}', "9223372036854775807", "[1,]", "1e999", '"\xe2\x80\xa8"' }
 
+M.manifest = {
+  '{"name":"a","version":"1.0.0","file_structure":[{"file":"main.lua","type":"lua"}]}',
+  '{"name":"a_b-1","version":"1.0.0+x","description":"d","runtime":"autotouch","container":"winzip-aes256","required_variables":["x","_y1"],'
+    .. '"file_structure":[{"file":"a/b.lua","type":"lua","required":true,"tool":"timeline"},{"file":"A/c.png","type":"binary"}]}',
+  '{"name":"a","version":"1","file_structure":[{"file":"a","type":"text"},{"file":"A/b.JSON","type":"json"},{"file":"../x.lua","type":"text"},null,[],1]}',
+}
+
 function M.zip()
   local zip, rawzip = require "atelier.zip", require "spec.ate.support.rawzip"
   local function made(options)

@@ -74,8 +74,8 @@ describe("the oracles of the fuzzer", function()
     end)
   end
 
-  it("find no fault in the seeds of VARS.json, of JSON and of ZIP", function()
-    for _, target in ipairs { "vars", "jsondec" } do
+  it("find no fault in the seeds of VARS.json, of JSON, of manifests and of ZIP", function()
+    for _, target in ipairs { "vars", "jsondec", "manifest" } do
       local oracle = require("spec.fuzz.target_" .. target)
       for _, seed in ipairs(seeds[target]) do oracle(seed) end
     end
