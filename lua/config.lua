@@ -92,6 +92,8 @@ local function read_file(path)
   return text
 end
 
+local CONFIG_INSTRUCTIONS = 1000000
+
 -- The file is data: it sees nothing, and returns a table.
 local function evaluate(path)
   local text, message = read_file(path)
@@ -102,7 +104,12 @@ local function evaluate(path)
   if not chunk then
     return nil, "config: " .. problem, "config"
   end
+  -- Data needs no loops; one without an end would hang every command.
+  debug.sethook(function()
+    error(path .. ": runs on and on; it must only return a table", 0)
+  end, "", CONFIG_INSTRUCTIONS)
   local ok, values = pcall(chunk)
+  debug.sethook()
   if not ok then
     return nil, "config: " .. tostring(values), "config"
   end

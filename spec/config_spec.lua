@@ -73,6 +73,7 @@ describe("config", function()
       ["return { log_format = 'xml' }"] = "log_format must be one of text, json",
       ["return { state_dir = 'a\\0b' }"] = "state_dir has a NUL byte in it",
       ["return 7"] = "must return a table",
+      ["while true do end"] = "runs on and on",
       ["return {"] = "unexpected symbol near <eof>",
       ["return os.exit(0)"] = "attempt to index a nil value",
       ["error('x')"] = "attempt to call a nil value",

@@ -171,8 +171,8 @@ end
 
 local function print_line(path, v)
   io.stdout:write(assert(json.encode {
-    file = plain(path), verdict = v.verdict, message = v.message,
-    script = v.script or json.null, line = v.line or json.null,
+    file = plain(path), verdict = v.verdict, message = plain(v.message),
+    script = v.script and plain(v.script) or json.null, line = v.line or json.null,
     usage = v.usage, output = v.output, calls = next(v.calls) and v.calls or nil, faults = v.faults,
   }), "\n")
   io.stdout:flush()

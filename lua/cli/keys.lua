@@ -15,7 +15,8 @@ function M.options(parser)
   local rotate = parser:command("rotate", "Add new keys and make them current; the old ones stay for old files.")
   rotate:flag("--master", "Rotate the master key only: licence keys change, and files are made anew.")
   rotate:flag("--signing", "Rotate the signing key only.")
-  for _, sub in ipairs { new, list, rotate } do
+  for name, sub in pairs { new = new, list = list, rotate = rotate } do
+    sub:epilog("Example:\n   atelier keys " .. name .. (name == "rotate" and " --signing" or ""))
     sub:flag("--json", "Print one JSON object on standard output.")
   end
 end

@@ -9,6 +9,11 @@ local M = {
   example = "atelier open pro.ate --device DEMO-PRO-001 --license XXXXX-XXXXX-XXXXX-XXXXX-XXXXX -x tools/",
 }
 
+local function positive(text)
+  local n = math.tointeger(text)
+  return n and n > 0 and n or nil
+end
+
 function M.options(parser)
   parser:argument("file", "The .ate file.")
   parser:option("--device", "The device's hash."):argname("H"):count "1"
@@ -18,6 +23,10 @@ function M.options(parser)
     parser:option("--license-file", "A file whose first line is the licence key."):argname "F"
   )
   parser:option("--signer", "Who must have signed: base64 of a public key, or a PEM file."):argname "PUBKEY"
+  parser:option("--max-entries", "Most files inside (default 10000)."):argname("N"):convert(positive)
+  parser:option("--max-bytes", "Most bytes of all files inside (default 1 GiB)."):argname("N"):convert(positive)
+  parser:option("--max-ratio", "How far a file may have been compressed (default 1000)."):argname("N")
+    :convert(positive)
   parser:option("-x --extract", "Unpack into this folder, which must be new or empty."):argname "DIR"
 end
 
@@ -81,6 +90,7 @@ function M.run(args)
     signer = trust.signer,
     trusted = trust.trusted,
     extract = args.extract,
+    limits = { entries = args.max_entries, bytes = args.max_bytes, ratio = args.max_ratio },
   })
   if not opened then
     return nil, message, code
@@ -94,18 +104,18 @@ end
 function M.show(result)
   local meta = result.metadata
   local signer = result.signed_by and ", signed by " .. result.signed_by or ""
-  print(term.green("opened ") .. term.safe(result.container) .. signer)
+  print(term.green("opened ") .. term.line(result.container) .. signer)
   if meta ~= json.null then
-    term.field("template", term.safe(meta.template .. " " .. meta.version))
-    term.field("plan", term.safe(meta.plan))
-    term.field("tools", term.safe(table.concat(meta.tools, ", ")))
+    term.field("template", term.line(meta.template .. " " .. meta.version))
+    term.field("plan", term.line(meta.plan))
+    term.field("tools", term.line(table.concat(meta.tools, ", ")))
     term.field("generation", meta.generation)
     term.field("issued", meta.issued_at)
     term.field("expires", meta.expires_at == json.null and "never" or meta.expires_at)
   end
   local rows = {}
   for _, entry in ipairs(result.entries) do
-    rows[#rows + 1] = { term.safe(entry.name), term.size(entry.size) }
+    rows[#rows + 1] = { term.line(entry.name), term.size(entry.size) }
   end
   term.columns({ "file", "size" }, rows)
   if result.extracted_to then

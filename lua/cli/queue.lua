@@ -17,7 +17,9 @@ function M.options(parser)
   retry:argument("id", "Queue ids."):args "+"
   local cancel = parser:command("cancel", "Call queued jobs off.")
   cancel:argument("id", "Queue ids."):args "+"
-  for _, sub in ipairs { list, retry, cancel } do
+  local examples = { ["list --status failed"] = list, ["retry 0b6f4d0c-…"] = retry, ["cancel 0b6f4d0c-…"] = cancel }
+  for example, sub in pairs(examples) do
+    sub:epilog("Example:\n   atelier queue " .. example)
     sub:flag("--json", "Print one JSON object on standard output.")
   end
 end

@@ -29,6 +29,17 @@ function M.safe(text)
   end))
 end
 
+--- Text from outside for one place in a line: no line ends, nothing that turns the writing around (Unicode TR 9).
+-- @tparam string text
+-- @treturn string
+function M.line(text)
+  text = M.safe(text):gsub("[\t\n]", " ")
+  if not utf8.len(text) then
+    return (text:gsub("[\128-\255]", "?"))
+  end
+  return (text:gsub("\xe2\x80[\x8e\x8f\xaa-\xae]", "?"):gsub("\xe2\x81[\xa6-\xa9]", "?"):gsub("\xc2[\x80-\x9f]", "?"))
+end
+
 --- The columns that text takes: East Asian wide characters and emoji count twice.
 -- @tparam string text UTF-8; colour sequences take none
 -- @treturn integer

@@ -25,8 +25,8 @@ end
 function M.show(result)
   local meta = result.metadata
   print(term.green("verified ") .. "signed by " .. result.signed_by)
-  term.field("template", term.safe(meta.template .. " " .. meta.version))
-  term.field("plan", term.safe(meta.plan))
+  term.field("template", term.line(meta.template .. " " .. meta.version))
+  term.field("plan", term.line(meta.plan))
   term.field("expires", meta.expires_at == json.null and "never" or meta.expires_at)
   term.field("SHA-256", result.checksum)
 end

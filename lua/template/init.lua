@@ -161,6 +161,12 @@ function M.load(dir)
   if stat.S_ISDIR(info.st_mode) == 0 then return nil, ("template: %s: not a folder"):format(dir), "ENOTDIR" end
   local head, text, code = read_manifest(root)
   if not head then return nil, ("template: %s: %s"):format(dir, text), code end
+  -- Hosts find a template by its name: under another one it would be published, queued, and never built.
+  local named = root:match("([^/]*)%.at$")
+  if named and named ~= head.name then
+    local message = "template: %s: template.json: name: %q, but the folder says %q"
+    return nil, message:format(dir, head.name, named), "template"
+  end
   local self = setmetatable(head, Template)
   self.dir, self.files, self.warnings, self.compiled = root, {}, {}, {}
   local faults, first_code, listed = {}, nil, { ["template.json"] = true }

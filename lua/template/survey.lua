@@ -114,12 +114,12 @@ local function look_further(root, text, message, faults)
     known[f.file or ""] = known[f.file or ""] or f.file ~= nil
   end
   faults:add(parsed)
-  local listed = { [MANIFEST] = true }
-  for _, entry in ipairs(entries_of(text or "")) do
+  local listed, entries = { [MANIFEST] = true }, entries_of(text or "")
+  for _, entry in ipairs(entries) do
     if not known[entry.file] and not listed[entry.file] then faults:add(look(root, entry)) end
     listed[entry.file] = true
   end
-  if text and next(listed, MANIFEST) then faults:add(strays(root, listed)) end
+  if entries[1] then faults:add(strays(root, listed)) end -- a list that cannot be read would make strays of all files
 end
 
 --- Looks a folder over.

@@ -133,6 +133,20 @@ describe("atelier", function()
     end
   end)
 
+  it("opens within limits, which options move", function()
+    local key = licence_of "DEMO-PRO-001"
+    local function with(option, value)
+      return { "open", out .. "/pro.ate", "--device", "DEMO-PRO-001", "--license", key, option, value }
+    end
+    for option, value in pairs { ["--max-entries"] = 2, ["--max-bytes"] = 1000, ["--max-ratio"] = 1 } do
+      local code, answer = ask(with(option, value))
+      assert.equal(3, code)
+      assert.equal("bad_archive", answer.code)
+    end
+    assert.equal(0, (ask(with("--max-entries", 100000))))
+    assert.equal(2, (run(with("--max-entries", -1))))
+  end)
+
   it("verifies by the public key that it lists, without a database", function()
     local _, answer = ask { "keys", "list" }
     local public

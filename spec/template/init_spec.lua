@@ -21,6 +21,16 @@ describe("a template", function()
     assert.equal(0, crypto.live_handles())
   end)
 
+  it("has the name that its folder says", function()
+    local folder = folders.make { ["main.lua"] = "" }
+    assert(os.rename(folder, folder .. ".at"))
+    finally(function() os.execute("rm -rf '" .. folder .. ".at'") end)
+    local none, message, code = template.load(folder .. ".at/")
+    assert.is_nil(none)
+    assert.matches('name: "sample", but the folder says "template-spec-', message, 1, true)
+    assert.equal("template", code)
+  end)
+
   it("is its manifest and its files", function()
     local folder = folders.make { ["main.lua"] = "return 1\n", ["images/a.png"] = "\0\xff", ["config.json"] = "{}", ["x.txt"] = "" }
     local loaded = assert(template.load(folder .. "/"))

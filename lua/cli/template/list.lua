@@ -4,7 +4,9 @@ local session = require "cli.session"
 local template = require "template"
 local term = require "cli.term"
 
-local M = {}
+local M = {
+  example = "atelier template list --json",
+}
 
 local PUBLISHED = [[select name, version, is_active, content_sha256 from ate_templates order by name]]
 
