@@ -164,7 +164,7 @@ function M.load(dir)
   -- Hosts find a template by its name: under another one it would be published, queued, and never built.
   local named = root:match("([^/]*)%.at$")
   if named and named ~= head.name then
-    local message = "template: %s: template.json: name: %q, but the folder says %q"
+    message = "template: %s: template.json: name: %q, but the folder says %q"
     return nil, message:format(dir, head.name, named), "template"
   end
   local self = setmetatable(head, Template)
