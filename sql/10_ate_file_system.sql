@@ -310,7 +310,10 @@ begin
   if tg_op = 'UPDATE' and new.plan_id is not distinct from old.plan_id then
     return new;
   end if;
-  new.plan_id := coalesce((select a.plan_name from public.plan_aliases a where a.alias = new.plan_id), new.plan_id);
+  -- A plan that is there under that very name is what is meant, as ate_entitlement has it.
+  if not exists (select from public.plans p where p.name = new.plan_id) then
+    new.plan_id := coalesce((select a.plan_name from public.plan_aliases a where a.alias = new.plan_id), new.plan_id);
+  end if;
   return new;
 end $$;
 

@@ -112,6 +112,10 @@ describe("the migrations", function()
       assert.equal(6, s:value("count(*) from subscriptions where plan_id = $1", { plan }))
     end
     assert.equal("23503", (s:refused "update subscriptions set plan_id = 'nonsense'"))
+    -- An operator's own plan may have a former name.
+    s:query "insert into plans (name, display_name, price_jpy) values ('premium', 'Premium', 8800)"
+    s:query "update subscriptions set plan_id = 'premium'"
+    assert.equal(6, s:value "count(*) from subscriptions where plan_id = 'premium'")
     s:query "insert into devices (device_hash) values ('NEW')"
     s:query "insert into subscriptions (device_id) select id from devices where device_hash = 'NEW'"
     assert.equal("starter", s:value "plan_id from subscriptions order by created_at desc limit 1")
