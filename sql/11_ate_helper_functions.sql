@@ -110,13 +110,14 @@ begin
     from judged j
   )
   select r.id, r.user_id, r.device_hash, p.id, p.name::text, p.tools, r.expires_at,
-    r.reason is null and r.place <= p.max_devices,
-    coalesce(r.reason, case when r.place > p.max_devices then 'too_many_devices' end)
+    r.reason is null and p.id is not null and r.place <= p.max_devices,
+    coalesce(r.reason, case when p.id is null then 'no_plan' when r.place > p.max_devices then 'too_many_devices' end)
   from ranked r
     left join public.plans named on named.name = r.wish
     left join public.plan_aliases a on a.alias = r.wish
     left join public.plans meant on meant.name = a.plan_name
-    join public.plans p on p.id = coalesce(named.id, meant.id, starter)
+    -- An operator may have renamed starter. A device must not vanish here: its job would stay first in the line for ever.
+    left join public.plans p on p.id = coalesce(named.id, meant.id, starter)
   where r.id = any (ate_entitlement.device_ids);
 end $$;
 
@@ -250,6 +251,7 @@ begin
     when 'no_licence' then 'The device has no licence.'
     when 'licence_invalid' then 'The licence is not valid.'
     when 'licence_expired' then 'The licence has expired: renew it.'
+    when 'no_plan' then 'The device has no plan that is known, and there is no plan starter to stand in for it.'
     when 'too_many_devices' then 'The plan allows fewer devices: remove one, or choose a larger plan.'
     when 'template_inactive' then 'The template is not active.'
   end;

@@ -374,6 +374,20 @@ describe("the queue", function()
     assert.same({ "failed", "lease_over" }, { job(row.queue_id).status, job(row.queue_id).error_code })
   end)
 
+  it("ends the job of a device that no plan is left for, and goes on to the next", function()
+    s:query "update plans set name = 'entry' where name = 'starter'"
+    local id = s:device { hash = "PLANLESS", plan = "pro" }
+    s:query("update subscriptions set plan_id = null where device_id = $1", { id })
+    s:device { hash = "NEXT", user = 2, plan = "pro" }
+    s:query [[update file_generation_queue set run_after = clock_timestamp() - interval '1 minute' * case device_id
+      when (select id from devices where device_hash = 'PLANLESS') then 2 else 1 end]]
+    assert.equal(0, #claim("w", 1))
+    assert.equal("NEXT", claim("w", 1)[1].device_hash)
+    assert.equal("not entitled: no_plan", s:value("error_message from file_generation_queue where device_id = $1", { id }))
+    assert.is_false(s:one("select * from get_device_plan_info('PLANLESS')").is_valid)
+    refused("AT002", "select queue_ate_generation('PLANLESS')")
+  end)
+
   it("cancels, and a cancelled job cannot end", function()
     s:device { hash = "C" }
     local row = claim()[1]
