@@ -181,6 +181,16 @@ static int l_wrap(lua_State *L)
 
 /* ==== siblings ================================================================================= */
 
+/* "a\0b" is not "a", though C would take it for that. */
+static const char *check_script_name(lua_State *L)
+{
+    size_t size;
+    const char *name = luaL_checklstring(L, 1, &size);
+
+    luaL_argcheck(L, strlen(name) == size, 1, "a script's name has no NUL in it");
+    return name;
+}
+
 /* "a.b" and "a/b" are a/b.lua, and so is "a/b.lua"; "./" ahead means nothing. */
 static struct jail_script *resolve(lua_State *L, const char *name)
 {
@@ -259,14 +269,15 @@ static void load_sibling(lua_State *L, struct jail_script *s)
 
 static int l_require(lua_State *L)
 {
-    const char *name = luaL_checkstring(L, 1);
+    const char *name = check_script_name(L);
     struct jail_script *s;
 
     lua_settop(L, 1);
     lua_rawgetp(L, LUA_REGISTRYINDEX, &loaded_key);
     lua_pushvalue(L, 1);
-    if (lua_rawget(L, 2) != LUA_TNIL)
-        return 1; /* a library */
+    /* A library, or a script by its whole name; one that is still being loaded has only its mark here. */
+    if (lua_rawget(L, 2) != LUA_TNIL && !lua_islightuserdata(L, -1))
+        return 1;
     s = resolve(L, name);
     if (s == NULL)
         return no_such_script(L, "require", name);
@@ -299,7 +310,7 @@ static int l_require(lua_State *L)
 /* Upvalue: a folder of the application's that scripts name by its whole path; the folder below it is theirs. */
 static int l_dofile(lua_State *L)
 {
-    const char *name = luaL_checkstring(L, 1);
+    const char *name = check_script_name(L);
     size_t size;
     const char *folder = lua_tolstring(L, lua_upvalueindex(1), &size);
     struct jail_script *s;

@@ -346,6 +346,22 @@ int jail_load_script(lua_State *L, struct jail_script *script)
     return status;
 }
 
+/*
+ * Where no script runs yet, all that Lua will not load is the text's fault: expressions that are nested too deeply are no
+ * syntax error to Lua ("C stack overflow").
+ */
+static int load_outermost(lua_State *L, struct jail_script *script)
+{
+    int status = jail_load_script(L, script);
+
+    if (status == LUA_ERRRUN) {
+        size_t size;
+        const char *message = lua_tolstring(L, -1, &size);
+        note_syntax(script, message != NULL ? message : "", message != NULL ? size : 0);
+    }
+    return status;
+}
+
 static void begin(void)
 {
     memset(&jail_run.fault, 0, sizeof jail_run.fault);
@@ -434,14 +450,14 @@ static int run_protected(lua_State *L)
     if (!(jail_run.limits.without & JAIL_HOOK))
         lua_sethook(L, hook, LUA_MASKCOUNT | LUA_MASKCALL, HOOK_EVERY);
     lua_call(L, 0, 0);
-    if (jail_load_script(L, &jail_run.script) == LUA_OK)
+    if (load_outermost(L, &jail_run.script) == LUA_OK)
         lua_call(L, 0, 0);
     else if (jail_run.nfaults == 0)
         lua_error(L);
     /* A sibling that this run had no use for must at least be Lua. */
     for (size_t i = 0; jail_run.check_all && i < jail_run.personal.n; i++) {
         struct jail_script *s = &jail_run.personal.list[i];
-        if (!s->parsed && jail_load_script(L, s) == LUA_ERRMEM)
+        if (!s->parsed && load_outermost(L, s) == LUA_ERRMEM)
             lua_error(L);
         lua_settop(L, 0);
     }
@@ -500,7 +516,7 @@ static size_t compile(lua_State *L, struct jail_script *script, struct code *cod
 {
     size_t before = code->n;
 
-    if (jail_load_script(L, script) == LUA_ERRMEM)
+    if (load_outermost(L, script) == LUA_ERRMEM)
         lua_error(L);
     if (lua_type(L, -1) == LUA_TFUNCTION && lua_dump(L, add_code, code, 0) != 0)
         luaL_error(L, "not enough memory for the code of all scripts");

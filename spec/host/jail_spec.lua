@@ -289,8 +289,21 @@ describe("siblings", function()
     assert.same({ "z.lua", 1 }, { v.script, v.line })
     v = run("require 'x'", nil, { modules = { ["x.lua"] = "require 'x'" } })
     assert.equal("require: scripts require each other: x.lua -> x.lua", v.message)
+    -- By its whole name, too: what marks a script as being loaded is not its value.
+    for _, how in ipairs { "require 'x.lua'", "return require 'x.lua'", "return (require 'x.lua')" } do
+      v = run("require 'x'", nil, { modules = { ["x.lua"] = how } })
+      assert.equal("require: scripts require each other: x.lua -> x.lua", v.message)
+    end
     v = run("coroutine.wrap(require)('x')", nil, { modules = { ["x.lua"] = "coroutine.wrap(require)('x')" } })
     assert.equal("error", v.verdict)
+  end)
+
+  it("have no NUL in their names", function()
+    for _, call in ipairs { "require 'a\\0b'", "dofile 'a.lua\\0b'" } do
+      local v = run(call, nil, { modules = modules })
+      assert.equal("error", v.verdict)
+      assert.matches("no NUL in it", v.message)
+    end
   end)
 
   it("that failed may be asked for again", function()
@@ -301,6 +314,17 @@ describe("siblings", function()
   it("give their own place", function()
     local v = run("require 'm'", nil, { modules = { ["m.lua"] = "\n\nlocal x = y.z" } })
     assert.same({ "error", "m.lua", 3 }, { v.verdict, v.script, v.line })
+  end)
+
+  it("must not be nested too deeply, also when nobody asks for them", function()
+    local deep = { ["m.lua"] = "return " .. ("("):rep(300) .. "1" .. (")"):rep(300), ["n.lua"] = "return 1" }
+    local v = run("return 1", nil, { modules = deep })
+    assert.same({ "syntax", "m.lua", "C stack overflow" }, { v.verdict, v.script, v.message })
+    local child <close> = assert(jail.new())
+    v = child:load { modules = deep }
+    assert.same({ "syntax", "m.lua", "C stack overflow" }, { v.verdict, v.script, v.message })
+    v = run(deep["m.lua"])
+    assert.same({ "syntax", "main.lua" }, { v.verdict, v.script })
   end)
 
   it("must be Lua, all of them, also when nobody asks for them", function()
