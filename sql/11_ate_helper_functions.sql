@@ -116,7 +116,7 @@ begin
     left join public.plans named on named.name = r.wish
     left join public.plan_aliases a on a.alias = r.wish
     left join public.plans meant on meant.name = a.plan_name
-    -- An operator may have renamed starter. A device must not vanish here: its job would stay first in the line for ever.
+    -- Starter may have been renamed. A device must not vanish here: its job would stay first in the line for ever.
     left join public.plans p on p.id = coalesce(named.id, meant.id, starter)
   where r.id = any (ate_entitlement.device_ids);
 end $$;

@@ -129,6 +129,15 @@ function Ledger:discard(artifact)
   end
 end
 
+-- Gives up what was stored. What was offered may be named by a row: it is left to the store's sweep.
+function Ledger:drop(item)
+  if item.doubtful then
+    log.warn("object left", { key = item.artifact.key, reason = "whether its job was completed is not known" })
+  else
+    self:discard(item.artifact)
+  end
+end
+
 function Ledger:finish(item, ate_file_id)
   self.counts.completed = self.counts.completed + 1
   item.artifact.ate_file_id = ate_file_id
@@ -210,7 +219,7 @@ function Ledger:complete_singly()
     end
     table.remove(self.stored, 1)
     if not ok then
-      self:discard(item.artifact)
+      self:drop(item)
       ok, message, code = self:fail(item.job, message, code)
       if not ok then
         return nil, message, code
@@ -272,14 +281,10 @@ function Ledger:release(id)
   return results and results[1][1].released, message, code
 end
 
---- Gives up what is stored. What was offered may be named by a row: it is left to the store's sweep.
+--- Gives up all that is stored.
 function Ledger:abandon()
   for _, item in ipairs(self.stored) do
-    if item.doubtful then
-      log.warn("object left", { key = item.artifact.key, reason = "whether its job was completed is not known" })
-    else
-      self:discard(item.artifact)
-    end
+    self:drop(item)
   end
   self.stored = {}
 end

@@ -221,34 +221,50 @@ describe("a worker before a database that refuses", function()
     assert.same({ {}, {} }, { world:differences() })
   end)
 
-  it("finds out whether a commit happened that it got no answer to", function()
-    world:customers(2)
-    local conn = assert(pg.connect(world.url))
-    -- The real connection, cut between the commit and its answer.
-    local cut = setmetatable({}, { __index = function(_, name)
+  -- The real connection, cut between the commit and its answer.
+  local function cut_amid_commit(conn)
+    return setmetatable({}, { __index = function(_, name)
       return function(_, ...)
         local results = table.pack(conn[name](conn, ...))
         local statements = ...
-        if name == "pipeline" and statements[1][1]:find "complete_ate" and not conn.is_cut then
+        if name == "pipeline" and statements[1][1]:find "complete_ate" then
           world:query("select pg_terminate_backend($1)", { conn:backend_pid() })
           results = table.pack(conn:pipeline(statements))
         end
         return table.unpack(results, 1, results.n)
       end
     end })
+  end
+
+  it("finds out whether a commit happened that it got no answer to", function()
+    world:customers(2)
+    local conn <close> = assert(pg.connect(world.url))
     local function connect()
       local fresh = assert(pg.connect(world.url))
       world.conns[#world.conns + 1] = fresh
       return fresh
     end
-    local w = world:worker { conn = cut, connect = connect }
+    local w = world:worker { conn = cut_amid_commit(conn), connect = connect }
     local counts, _, code = w:drain()
     assert.is_nil(counts)
     assert.equal("connection", code)
     assert.same({ completed = 2, failed = 0, lost = 0 }, w.queue.counts)
     assert.same({ {}, {} }, { world:differences() })
     assert.equal(2, #world:keys())
-    conn:close()
+  end)
+
+  it("leaves the object of such a commit alone when the database takes no offer any more", function()
+    world:customers(2)
+    local conn <close> = assert(pg.connect(world.url))
+    local function connect()
+      world:query "alter function complete_ate_generations(jsonb) rename to complete_otherwise"
+      local fresh = assert(pg.connect(world.url))
+      world.conns[#world.conns + 1] = fresh
+      return fresh
+    end
+    assert.is_nil((world:worker({ conn = cut_amid_commit(conn), connect = connect }):drain()))
+    assert.equal(2, world:value "select count(*) from ate_files")
+    assert.same({ {}, {} }, { world:differences() })
   end)
 end)
 
