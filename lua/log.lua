@@ -16,9 +16,11 @@ function M.configure(options)
   settings.out = options.out or io.stderr
 end
 
--- One line, whatever the text holds: control characters would forge lines or drive the terminal.
+-- One line, whatever the text holds: control characters would forge lines or drive the terminal. A file's name may be
+-- any bytes; JSON may not, and would lose the whole line.
 local function plain(value)
-  return (tostring(value):gsub("[%c\127]", function(c)
+  local text = tostring(value)
+  return (text:gsub(utf8.len(text) and "[%c\127]" or "[%c\127-\255]", function(c)
     return ("\\x%02x"):format(c:byte())
   end))
 end
@@ -37,11 +39,11 @@ local function as_text(level, event, fields)
 end
 
 local function as_json(level, event, fields)
-  local line = { time = os.date("!%Y-%m-%dT%H:%M:%SZ"), level = level, event = event }
+  local line = { time = os.date("!%Y-%m-%dT%H:%M:%SZ"), level = level, event = plain(event) }
   for name, value in pairs(fields or {}) do
-    line[name] = type(value) == "number" and value or plain(value)
+    line[name] = type(value) == "number" and json.encode(value) and value or plain(value)
   end
-  return json.encode(line) or json.encode { level = level, event = plain(event) }
+  return assert(json.encode(line))
 end
 
 local function write(level, event, fields)
