@@ -19,10 +19,11 @@ local M = {}
 local Builder = {}
 Builder.__index = Builder
 
--- Tells one content of the key ring's file from another: it is replaced, never changed.
+-- Tells one content of the key ring's file from another: it is replaced, never changed. It only grows, and that counts
+-- where two rotations within a second give the third file the number of the first.
 local function mark_of(path)
   local info = stat.stat(path)
-  return info and ("%d %d"):format(info.st_ino, info.st_mtime)
+  return info and ("%d %d %d"):format(info.st_ino, info.st_mtime, info.st_size)
 end
 
 --- A new builder: the templates and kits that it has prepared, and what every bundle needs.
@@ -33,7 +34,6 @@ function M.new(options)
   local self = setmetatable({
     config = options.config,
     ring = options.ring,
-    ring_mark = mark_of(options.config.keyring),
     store = options.store,
     on_large = options.on_large or function() end,
     checker = check.new(options.config),
@@ -48,7 +48,8 @@ function Builder:forget()
   self.kits = kit.cache(self.config.worker_kits)
 end
 
---- Takes over keys that another process has rotated: files made from now on must have them.
+--- Takes over keys that another process has rotated: files made from now on must have them. The first call reads the
+-- file in any case: the ring that `new` got may be older than what the file is now.
 function Builder:refresh()
   local mark = mark_of(self.config.keyring)
   if mark == self.ring_mark then

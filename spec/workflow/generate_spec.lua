@@ -1,6 +1,7 @@
 -- From rows that a payment writes to a file that the device opens.
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
+local keyring = require "ate.keyring"
 local licence = require "ate.licence"
 local program = require "spec.support.program"
 local worlds = require "spec.workflow.support.world"
@@ -132,13 +133,21 @@ describe("a purchase", function()
     local w = world:worker()
     assert(w:drain())
     local old = world:file("PHONE-1").master_key_id
-    local ring = require("ate.keyring").load(world.dir .. "/keyring.json")
+    local ring = keyring.load(world.dir .. "/keyring.json")
     assert(ring:rotate { master = true })
     world:query("select requeue_ate_files($1)", { old })
     assert(w:drain())
-    world.ring = assert(require("ate.keyring").load(world.dir .. "/keyring.json"))
+    world.ring = assert(keyring.load(world.dir .. "/keyring.json"))
     assert.equal(select(2, world.ring:master()), world:file("PHONE-1").master_key_id)
     world:open "PHONE-1"
+  end)
+
+  it("is made with the newest keys, also when they were made while the worker was starting", function()
+    world:customer "PHONE-1"
+    assert(assert(keyring.load(world.dir .. "/keyring.json")):rotate { master = true })
+    assert(world:worker():drain()) -- with the world's ring, which was read before
+    world.ring = assert(keyring.load(world.dir .. "/keyring.json"))
+    assert.equal(select(2, world.ring:master()), world:file("PHONE-1").master_key_id)
   end)
 end)
 
