@@ -16,7 +16,7 @@ if [ -n "$new" ]; then
         -o build/fuzz/harness spec/fuzz/harness.c host/lua_json.c host/lua_zip.c host/lua_crypto.c \
         $(pkg-config --libs lua5.4 libzip zlib jansson libcrypto) -lm -ldl -pthread -rdynamic
 fi
-export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
+export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:malloc_context_size=2:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1
 for target do
     mkdir -p "build/fuzz/$target"
     case $target in
