@@ -117,10 +117,11 @@ local function start(self, key, modules, runtime_name)
   return entry
 end
 
--- Idle children may be ended by others (the kernel, an operator): that is no verdict about the next script.
+-- Idle children may be ended by others (the kernel, an operator): that is no verdict about the next script. Nor is a run
+-- that nobody finished, because what was done meanwhile raised.
 local function held(self, key)
   local entry = self.children[key]
-  if entry and (entry.runs >= RUNS or not entry.child:alive()) then
+  if entry and (entry.runs >= RUNS or entry.running or not entry.child:alive()) then
     drop(self, key)
     return nil
   end
@@ -148,7 +149,8 @@ function Pool:begin(kit_id, modules, job, runtime_name)
   entry.used, entry.runs = self.tick, entry.runs + 1
   local running, message, code = entry.child:begin(job)
   if running == true then
-    return { key = key, child = entry.child }
+    entry.running = true
+    return { key = key, entry = entry }
   end
   drop(self, key)
   return { verdict = running, message = message, code = code }
@@ -162,10 +164,11 @@ end
 -- @treturn[2] string code "runtime", "start", "no_wall" or an errno's symbol
 -- @function pool:finish
 function Pool:finish(run)
-  if not run.child then
+  if not run.entry then
     return run.verdict, run.message, run.code
   end
-  local verdict, message, code = run.child:finish()
+  run.entry.running = false
+  local verdict, message, code = run.entry.child:finish()
   if self.fresh or not verdict or verdict.verdict ~= "ok" then
     drop(self, run.key)
   end

@@ -42,6 +42,14 @@ describe("a pool", function()
     assert.not_equal(first, pid_of(pool))
   end)
 
+  it("is not stopped by a run that nobody waited for", function()
+    local pool <close> = jail.pool()
+    pool:begin("k", KIT, { source = "while true do end" })
+    local left = pid_of(pool)
+    assert.equal("ok", pool:check("k", KIT, { source = "require 'm'" }).verdict)
+    assert.not_equal(left, pid_of(pool))
+  end)
+
   it("with jail_fresh gives each run a child of its own", function()
     local pool <close> = jail.pool { jail_fresh = true }
     for _ = 1, 3 do
