@@ -39,9 +39,12 @@ local function read_licence(args)
     if not file then
       return nil, "open: licence file: " .. message, "bad_licence"
     end
-    local line = file:read("l")
+    local line, problem = file:read("l")
     file:close()
-    return line or ""
+    if not line or line == "" then
+      return nil, "open: licence file: " .. args.license_file .. ": " .. (problem or "has no first line"), "bad_licence"
+    end
+    return line
   end
   local key = os.getenv "ATELIER_LICENSE"
   if not key or key == "" then

@@ -100,6 +100,11 @@ describe("atelier", function()
     file:close()
     local words = { "open", out .. "/pro.ate", "--device", "DEMO-PRO-001" }
     assert.equal(0, (run { words[1], words[2], words[3], words[4], "--license-file", out .. "/key" }))
+    for _, path in ipairs { "/dev/null", out } do
+      local code, _, err = run { words[1], words[2], words[3], words[4], "--license-file", path }
+      assert.equal(3, code)
+      assert.matches("licence file: " .. path, err, 1, true)
+    end
     assert.equal(0, (run(words, { ATELIER_LICENSE = key })))
     local code, _, err = run(words)
     assert.equal(2, code)
