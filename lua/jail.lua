@@ -117,8 +117,8 @@ local function start(self, key, modules, runtime_name)
   return entry
 end
 
--- Idle children may be ended by others (the kernel, an operator): that is no verdict about the next script. Nor is a run
--- that nobody finished, because what was done meanwhile raised.
+-- Idle children may be ended by others (the kernel, an operator): that is no verdict about the next script. Nor is a
+-- run that nobody finished, because what was done meanwhile raised.
 local function held(self, key)
   local entry = self.children[key]
   if entry and (entry.runs >= RUNS or entry.running or not entry.child:alive()) then
