@@ -453,6 +453,7 @@ struct task *task_new(struct front *f)
         return NULL;
     if (t != NULL) {
         f->pool = t->next;
+        f->npool -= t->ref != LUA_NOREF;
     } else if ((t = calloc(1, sizeof *t)) != NULL) {
         t->front = f;
         t->generation = 1;
@@ -466,8 +467,6 @@ struct task *task_new(struct front *f)
         f->pool = t;
         return NULL;
     }
-    if (f->npool > 0)
-        f->npool--;
     t->state = TASK_RUNNING;
     t->op = t->waited = OP_NONE;
     t->cancelled = t->timed_out = t->nargs = 0;
@@ -482,8 +481,11 @@ struct task *task_new(struct front *f)
     return t;
 }
 
-/* Into the pool. The coroutine's stack is empty. */
-static void retire(struct task *t)
+/*
+ * Into the pool. A coroutine that ended by itself comes along, with an empty stack. Any other is not used again: an error that
+ * the budget's hook raised leaves a coroutine that no hook can ever stop.
+ */
+static void retire(struct task *t, int is_sound)
 {
     struct front *f = t->front;
 
@@ -496,7 +498,7 @@ static void retire(struct task *t)
     f->ntasks--;
     t->state = TASK_FREE;
     t->generation++;
-    if (f->npool >= POOL_KEEPS) {
+    if (!is_sound || f->npool >= POOL_KEEPS) {
         luaL_unref(f->L, LUA_REGISTRYINDEX, t->ref);
         t->ref = LUA_NOREF;
         t->co = NULL;
@@ -510,7 +512,7 @@ static void retire(struct task *t)
 void task_drop(struct task *t)
 {
     lua_settop(t->co, 0);
-    retire(t);
+    retire(t, 1);
 }
 
 struct trace {
@@ -579,7 +581,7 @@ static void end_task(struct task *t, enum task_end how, const char *message)
     else if (text != NULL)
         f->hooks.report(f->hooks.arg, text);
     lua_settop(f->L, top);
-    retire(t);
+    retire(t, how == TASK_DONE);
 }
 
 /* What a coroutine that yielded waits for. */

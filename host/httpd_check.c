@@ -41,7 +41,7 @@ int httpd_is_header_value(const char *s, size_t n)
     return 1;
 }
 
-/* The number of bytes that follow `c`, and the least value of the first of them; -1 for no lead byte. */
+/* The number of bytes that follow `c`, and between which values the first of them lies; -1 for no lead byte. */
 static int utf8_tail(unsigned char c, unsigned char *low, unsigned char *high)
 {
     *low = 0x80;
@@ -224,7 +224,7 @@ static const struct refusal *check_framing(struct request *r, const struct scan 
     return NULL;
 }
 
-static const struct refusal *check_headers(struct request *r, const char *version, int64_t *length)
+static const struct refusal *check_headers(struct request *r, const char *method, const char *version, int64_t *length)
 {
     struct scan scan = {.expect = version + strlen(version) + 2};
     const struct httpd_limits *limits = &r->server->limits;
@@ -234,6 +234,9 @@ static const struct refusal *check_headers(struct request *r, const char *versio
     MHD_get_connection_values_n(r->connection->mhd, MHD_HEADER_KIND, on_header, &scan);
     if (scan.count > limits->header_count || (info != NULL && (int64_t)info->header_size > limits->header_bytes))
         REFUSE(431, "headers_too_large", "the header block is too large");
+    /* An empty line ends the block. */
+    if (info == NULL || (uintptr_t)scan.expect + 2 != (uintptr_t)method + info->header_size)
+        scan.gap = 1;
     if (scan.gap || scan.bad_name || scan.bad_value)
         REFUSE(400, "bad_request", "the header block is malformed");
     return check_framing(r, &scan, length);
@@ -343,7 +346,7 @@ const struct refusal *httpd_check(struct request *r, const char *method, const c
     const struct refusal *bad = check_line(r, method, version);
 
     if (bad == NULL)
-        bad = check_headers(r, version, content_length);
+        bad = check_headers(r, method, version, content_length);
     if (bad == NULL)
         bad = check_target(r);
     if (bad == NULL)

@@ -268,6 +268,10 @@ static void push_header_list(lua_State *L, struct answer *a)
                 lua_pushvalue(L, list + 3);
             check_header(L, name, name_size);
             lua_tolstring(L, -1, &size);
+            if (size == 0) { /* says nothing, and libmicrohttpd refuses it */
+                lua_pop(L, 1);
+                continue;
+            }
             a->head_size += name_size + size + 4;
             lua_rawseti(L, list, n + 2);
             lua_pushvalue(L, list + 2);
@@ -479,11 +483,9 @@ static int begin_own(lua_State *L, struct request *r, const struct answer *a, in
     return 0;
 }
 
-/* Pumps unless the handler still runs inside libmicrohttpd's callback, which does it then. */
 static int begun(lua_State *L, struct request *r)
 {
-    if (!r->in_callback)
-        writer_pump(r);
+    writer_pump(r);
     lua_pushboolean(L, 1);
     return 1;
 }
@@ -554,7 +556,7 @@ static struct request *check_request(lua_State *L)
  * Answers. The server adds Date, Content-Length or Transfer-Encoding, and Connection. What is sent after this call returns
  * needs no more of the handler, except for a stream. A large file and a stream end with the connection.
  * @function request:respond
- * @tparam table response `status` (200) · `headers`: name = string, number or list of them · one of `body` (string),
+ * @tparam table response `status` (200) · `headers`: name = string, number or list of them (an empty value is left out) · one of `body` (string),
  *   `file` ({`path` or `fd` or `handle` (an open io file), `offset` (0), `length` (to its end)}), `stream` (true: see
  *   `request:write`) · `close` (false): end the connection after it
  * @treturn[1] boolean true
@@ -641,8 +643,7 @@ static int l_write(lua_State *L)
         return fail(L, "busy", "write: the client has not taken what was written before");
     if (!writer_add_chunk(r, chunk, size))
         return fail(L, "memory", "write: not enough memory");
-    if (!r->in_callback)
-        writer_pump(r);
+    writer_pump(r);
     if (t == NULL || !is_streaming(r) || r->writer.queued < (size_t)r->server->limits.stream_bytes)
         return written(L, LUA_OK, 0);
     lua_settop(L, 1);
@@ -662,8 +663,7 @@ static int l_request_close(lua_State *L)
 
     if (is_streaming(r) && r->writer.is_stream) {
         writer_end(r);
-        if (!r->in_callback)
-            writer_pump(r);
+        writer_pump(r);
     }
     return 0;
 }

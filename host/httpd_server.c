@@ -228,8 +228,7 @@ static void refuse_early(struct request *r, unsigned status, const char *body, s
         return;
     }
     writer_end(r);
-    if (!r->in_callback)
-        writer_pump(r);
+    writer_pump(r);
 }
 
 void httpd_refuse(struct request *r, unsigned status, const char *code, const char *message)
@@ -358,17 +357,19 @@ static void run_handler(struct request *r)
 /* Leaves libmicrohttpd with a response, or suspended, or with a refusal to go on. */
 static enum MHD_Result leave_callback(struct request *r)
 {
+    if (r->phase == REQUEST_WRITER)
+        writer_pump(r);
+    r->in_callback = 0;
     if (r->is_shut || r->phase == REQUEST_OVER)
         return MHD_NO;
     if (r->phase == REQUEST_ANSWER)
         return r->response != NULL ? queue_response(r) : MHD_YES;
-    if (r->phase == REQUEST_BODY)
+    /* It calls again for the next chunk even while it is suspended; suspending twice would corrupt its lists. */
+    if (r->phase == REQUEST_BODY || r->is_suspended)
         return MHD_YES;
     MHD_suspend_connection(r->connection->mhd);
     r->is_suspended = 1;
-    if (r->phase == REQUEST_WRITER)
-        writer_pump(r);
-    else if (r->connection->is_gone)
+    if (r->phase == REQUEST_HANDLER && r->connection->is_gone)
         r->connection->deadline = 0; /* the next sweep finds it */
     return MHD_YES;
 }
@@ -386,13 +387,13 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *mhd, const c
     r->in_callback = 1;
     if (r->phase == REQUEST_LINE) {
         begin(r, method, version);
-    } else if (r->phase == REQUEST_BODY && *size > 0) {
-        take_body(r, bytes, *size);
+    } else if (*size > 0) {
+        if (r->phase == REQUEST_BODY)
+            take_body(r, bytes, *size);
         *size = 0;
     } else if (r->phase == REQUEST_BODY) {
         run_handler(r);
     }
-    r->in_callback = 0;
     return leave_callback(r);
 }
 

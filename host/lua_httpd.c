@@ -281,8 +281,7 @@ static void on_handler_end(struct task *t, enum task_end how, const char *text)
     if (r->phase == REQUEST_WRITER && r->writer.is_stream && r->connection != NULL) {
         if (how == TASK_DONE || r->writer.is_ended) {
             writer_end(r);
-            if (!r->in_callback)
-                writer_pump(r);
+            writer_pump(r);
         } else {
             writer_abort(r);
             httpd_shut(r);
@@ -337,7 +336,7 @@ static void answer_early(lua_State *L, struct request *r)
     if (!writer_begin(r, head, size) || (!r->is_head && !writer_add(r, a.body, a.size, 0)))
         httpd_shut(r);
     else
-        writer_end(r);
+        writer_end(r); /* and httpd_server.c pumps */
 }
 
 /* Runs inside call_lua. */
