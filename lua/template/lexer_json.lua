@@ -51,6 +51,12 @@ local function bad_escape(text, pos, stop)
   return fault(pos, "invalid escape sequence", 2, "JSON knows no such escape; write \\\\ for a backslash")
 end
 
+-- Of two backslashes the first escapes the second: "\\\\ud83d" are plain characters.
+local function ends_in_high_surrogate(text)
+  local backslashes = text:match("(\\+)u[dD][89abAB]%x%x$")
+  return backslashes and #backslashes % 2 == 1
+end
+
 -- The inside of a string as strings and `{name, pos, length}`; nil and a diagnosis.
 local function split_string(text, from, to)
   local out = {}
@@ -60,7 +66,7 @@ local function split_string(text, from, to)
     if kind == "bad" then return nil, bad_escape(text, pos, to) end
     if kind == "place" then
       local before = out[#out]
-      if type(before) == "string" and before:find("\\u[dD][89abAB]%x%x$") then
+      if type(before) == "string" and ends_in_high_surrogate(before) then
         return nil, fault(pos, ("{{%s}} would split a surrogate pair"):format(what), #what + 4, IN_ESCAPE)
       end
       out[#out + 1] = { name = what, pos = pos, length = #what + 4 }

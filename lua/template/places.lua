@@ -121,12 +121,21 @@ end
 
 local function is_space(char) return char == "" or char:find("[%s({%[,;]") ~= nil end
 
+-- With the value, not the text: the trial at compile time is without it, and so learns that a statement begins there.
+-- In `{ {{x}} (1) }` the semicolon would make two fields of what is no Lua.
+local function ended_expression(value)
+  local text, reason = values.expression(value)
+  if text then return text .. ";" end
+  return nil, reason
+end
+
 -- A value in code is kept apart from its neighbours, and a value in parentheses from a "(" that begins a statement.
 function builder:code(region, text)
   local before, after = text:sub(region.from - 1, region.from - 1), text:sub(region.to + 1, region.to + 1)
   if region.from > 1 and not is_space(before) then self:constant(" ") end
-  self:slot(code_slot(region, values.expression))
-  if region.next and region.next.text == "(" then self:constant(";") end
+  local slot = code_slot(region, region.next and region.next.text == "(" and ended_expression or values.expression)
+  slot.in_code = true
+  self:slot(slot)
   if not is_space(after) and not after:find("[)}%]]") then self:constant(" ") end
 end
 

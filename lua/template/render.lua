@@ -17,6 +17,7 @@ local M = {}
 
 local null <const> = json.null
 local concat = table.concat
+local DEEP <const> = { max_depth = 1000 } -- of a template and its values: 200 and values.JSON_DEPTH
 
 local Compiled = {}
 Compiled.__index = Compiled
@@ -84,6 +85,21 @@ local function same_keys(self)
   return nil, diagnostic.report(faults, self.source, self.file), "template"
 end
 
+-- Lua takes neither the template's nesting nor its registers with those of these tables on top.
+local function no_room(self, vars)
+  local faults, tables = {}, false
+  for _, slot in ipairs(self.ordered) do
+    tables = tables or slot.in_code and type(lookup(vars, slot.path)) == "table"
+  end
+  for _, slot in ipairs(self.ordered) do
+    if slot.in_code and (not tables or type(lookup(vars, slot.path)) == "table") then
+      complain(faults, slot, ("{{%s}} is too large or nested too deeply for this place"):format(slot.name),
+        "assign it to a local variable of its own, in a statement that is not nested itself")
+    end
+  end
+  return nil, diagnostic.report(faults, self.source, self.file), "template"
+end
+
 --- Puts the values into their places.
 -- @tparam table vars by name
 -- @treturn[1] table the parts of the text, in order; the table is this object's own and is valid until the next call
@@ -107,7 +123,8 @@ function Compiled:fill(vars)
     if not text then return diagnose(self, vars) end
     out[at[i]] = text
   end
-  if self.keys[1] and not json.decode(concat(out)) then return same_keys(self) end
+  if self.keys[1] and not json.decode(concat(out), DEEP) then return same_keys(self) end
+  if self.tight and not self:accept(concat(out)) then return no_room(self, vars) end
   return out
 end
 
@@ -145,12 +162,13 @@ function Compiled:accept(text)
     local skip = lexer_lua.prologue(text)
     local chunk, message = load(text:sub(skip + 1), "=" .. self.file, "t", {})
     if not chunk then
-      message = message:match("^[^\n]*")
+      -- A caller's message handler sees the parser's errors too, and may leave nothing of them.
+      message = tostring(message or "Lua refuses it"):match("^[^\n]*")
       if message:sub(1, #self.file) ~= self.file then message = self.file .. ": " .. message end
       return nil, message .. " (in the rendered text)"
     end
   elseif self.as == "json" then
-    local value, message = json.decode(text)
+    local value, message = json.decode(text, DEEP)
     if value == nil then return nil, ("%s: %s (in the rendered text)"):format(self.file, message) end
   end
   return true
@@ -195,7 +213,9 @@ local function compile_lua(text, options)
   local sampled, by_number = trial.sample(parts, text)
   local refusal = trial.load(sampled, by_number, text, regions)
   if refusal then return nil, { refusal } end
-  return new_compiled(text, options, parts, warnings)
+  local compiled = new_compiled(text, options, parts, warnings)
+  compiled.tight = not trial.has_room(parts)
+  return compiled
 end
 
 local function compile_json(text, options)

@@ -4,10 +4,17 @@
 
 local diagnostic = require "template.diagnostic"
 local lexer_lua = require "template.lexer_lua"
+local values = require "template.values"
 
 local M = {}
 
 local concat = table.concat
+
+local function text_of_group(group)
+  local inner = {}
+  for i, piece in ipairs(group.pieces) do inner[i] = type(piece) == "table" and "x" or piece end
+  return concat(inner)
+end
 
 --- The text with a sample in each place: distinct numbers in code, distinct words in strings. A number literal is the
 -- strictest guest: it is never a call argument without parentheses, a name, or the beginning of a statement, so where
@@ -20,11 +27,7 @@ function M.sample(parts, text)
   local out, by_number, stem, count = {}, {}, 777, 0
   while text:find(tostring(stem), 1, true) do stem = stem + 1 end
   local function text_of(slot)
-    if slot.pieces then
-      local inner = {}
-      for i, piece in ipairs(slot.pieces) do inner[i] = type(piece) == "table" and "x" or piece end
-      return concat(inner)
-    end
+    if slot.pieces then return text_of_group(slot) end
     count = count + 1
     local number = stem .. ("%06d"):format(count)
     by_number[number] = slot
@@ -34,13 +37,27 @@ function M.sample(parts, text)
   return concat(out), by_number
 end
 
+--- Is there room for the largest value in every place in code? Lua bounds the nesting of a text, and the registers of a
+-- function, for the template and the values together.
+-- @tparam table parts
+-- @treturn boolean
+function M.has_room(parts)
+  local out, asked = {}, false
+  for i, part in ipairs(parts) do
+    out[i] = type(part) == "string" and part or part.pieces and text_of_group(part) or part.in_code and values.LARGEST or "0"
+    asked = asked or type(part) == "table" and part.in_code
+  end
+  local text = asked and concat(out)
+  return not text or load(text:sub(lexer_lua.prologue(text) + 1), "=template", "t", {}) ~= nil
+end
+
 local ENDS_EXPRESSION = {}
 for _, word in ipairs { ")", "]", "}", "...", "end", "nil", "true", "false" } do ENDS_EXPRESSION[word] = true end
 local NAMED_NEXT = {
   ["function"] = "a function's name", ["local"] = "the name of a local variable", ["for"] = "a loop variable",
   ["goto"] = "a label", ["::"] = "a label",
 }
-local NEEDS_PARENTHESES = { ["."] = true, [":"] = true, ["["] = true, ["{"] = true }
+local NEEDS_PARENTHESES = { ["."] = true, [":"] = true, ["["] = true, ["{"] = true, ["("] = true }
 
 local function ends_expression(token)
   if token.kind == "name" then return ENDS_EXPRESSION[token.text] or not lexer_lua.KEYWORDS[token.text] end
@@ -112,7 +129,8 @@ end
 function M.load(sampled, by_number, text, regions)
   local chunk, message = load(sampled:sub(lexer_lua.prologue(sampled) + 1), "=template", "t", {})
   if chunk then return nil end
-  message = message:match("^[^\n]*")
+  -- A caller's message handler sees the parser's errors too, and may leave nothing of them.
+  message = tostring(message or "Lua refuses it"):match("^[^\n]*")
   local line, reason = message:match("^template:(%d+): (.*)$")
   if not line then return { pos = 1, message = message } end
   local near = reason:match("near '(.*)'$") or ""

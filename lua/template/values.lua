@@ -120,6 +120,9 @@ end
 local REGISTERS <const> = 52 -- a table constructor that needs more gets a function of its own (Lua has 255 for all)
 local LEVELS <const> = 150   -- nested constructs of Lua's parser; the template around needs some of the 200 too
 
+--- As much as a value may ask of Lua's parser: LEVELS, and REGISTERS, both at once.
+M.LARGEST = ("("):rep(LEVELS - 2) .. "{{" .. ("1,"):rep(50) .. "}}" .. (")"):rep(LEVELS - 2)
+
 local write_lua
 
 -- Items of a constructor. Gives the registers and the parser levels that the deepest item takes.

@@ -450,6 +450,80 @@ describe("JSON", function()
   end)
 end)
 
+describe("Lua's parser", function()
+  local function nested(depth)
+    local value = json.array {}
+    for _ = 2, depth do value = json.array { value } end
+    return value
+  end
+
+  local function wide(length)
+    local value = {}
+    for i = 1, length do value[i] = i end
+    return value
+  end
+
+  -- What is rendered loads; what would not is refused where it stands. Lua counts template and value together.
+  it("gets no value that the template's own nesting leaves no room for", function()
+    for _, around in ipairs { 0, 40, 60, 79, 100, 190 } do
+      local compiled = compile("return " .. ("("):rep(around) .. "{{x}}" .. (")"):rep(around))
+      for depth = 1, 120, 17 do
+        local text, message = compiled:render { x = nested(depth) }
+        assert(not text or load(text), ("%d parentheses, %d tables"):format(around, depth))
+        if not text then
+          assert.matches(("main.lua:1:%d: {{x}} is too large or nested too deeply"):format(8 + around), message, 1, true)
+        end
+      end
+      assert(load(assert(compiled:render { x = "text" })))
+      assert(around > 100 or load(assert(compiled:render { x = nested(2) })))
+    end
+  end)
+
+  it("names the place also when it is a number that is too much", function()
+    for around = 185, 199 do
+      local compiled = render.compile("return " .. ("("):rep(around) .. "{{x}}" .. (")"):rep(around), { as = "lua" })
+      local text, message = nil, nil
+      if compiled then text, message = compiled:render { x = math.mininteger } end
+      assert(not compiled or text and load(text) or message:find("^template:1:%d+: {{x}} is too large"), around)
+    end
+  end)
+
+  it("gets no value that the other arguments leave no registers for", function()
+    local refusals = 0
+    for arguments = 150, 250, 5 do
+      local compiled = compile("return f(" .. ("nil, "):rep(arguments) .. "{{x}})")
+      local text, message = compiled:render { x = wide(100) }
+      assert(not text or load(text), arguments)
+      refusals = refusals + (text and 0 or 1)
+      assert(text or message:find("{{x}} is too large", 1, true))
+      assert(load(assert(compiled:render { x = 5 })))
+    end
+    assert(refusals > 5 and refusals < 15)
+  end)
+
+  -- The semicolon that keeps a value from a statement behind it would part the fields of a constructor.
+  it("sees no call of a value in a constructor", function()
+    refused("return { {{x}} (1) }", "cannot be indexed or called")
+    refused("return #{ {{x}}\n(f or g), 2 }", "cannot be indexed or called")
+    refused("return {{x}} (1)", "cannot be indexed or called")
+    assert.equal(-5, select(2, run(compile("local a = {{x}}\n(function() end)()\nreturn a"), { x = -5 })))
+  end)
+end)
+
+describe("JSON text", function()
+  it("takes what only looks like half a pair of surrogates", function()
+    assert.equal([[{"a": "\\\\ud83dz"}]], compile([[{"a": "\\\\ud83d{{x}}"}]], "json"):render { x = "z" })
+    refused([[{"a": "\\\ud83d{{x}}"}]], "split a surrogate pair", "json")
+  end)
+
+  it("may be as deep beside a key that is a placeholder as elsewhere", function()
+    local value = json.array {}
+    for _ = 2, 500 do value = json.array { value } end
+    local compiled = compile('{"{{k}}": {{x}}}', "json")
+    assert.equal('{"z": ' .. ("["):rep(500) .. ("]"):rep(500) .. "}", compiled:check { k = "z", x = value })
+  end)
+end)
+
 describe("plain text", function()
   it("takes texts as they are, and numbers and truths in their plain form", function()
     local compiled = compile("{{a}}{{b}} {{c}}\r\n{{a}}", "text")
