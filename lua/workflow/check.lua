@@ -103,11 +103,4 @@ function Checker:finish(run)
   return verdict
 end
 
---- Ends the children.
-function Checker:close()
-  if self.pool then
-    self.pool:close()
-  end
-end
-
 return M

@@ -162,11 +162,6 @@ function Builder:seal_large(job, prepared, vars, signer)
   return nil, message, code
 end
 
---- Ends what the builder keeps running.
-function Builder:close()
-  self.checker:close()
-end
-
 --- Removes what the making of an artifact left, once the store has it or has refused it.
 -- @tparam table artifact
 function M.clean(artifact)
