@@ -36,7 +36,7 @@ M.lua = {
     "{{x}}..{{y}}", "{{x}}or{{y}}", "a-{{x}}--{{y}}\n",
   },
   op = { "+", " -", "*", "/", "//", "%", "^", " .. ", "<", "<=", "==", "~=", "&", "|", "~", "<<", ">>", " and ", " or ", "-<gap>" },
-  items = { "", "<expr>", "<expr>,<expr>;", "[<expr>]=<expr>", "a=<expr>,<items>", "<expr>,<items>", "<gap>", "a=<gap>{{x}}<gap>" },
+  items = { "", "<expr>", "<expr>,<expr>;", "[<expr>]=<expr>", "a=<expr>,<items>", "<expr>,<items>", "<gap>", "a=<gap>{{x}}<gap>", "{{x}} (<expr>)" },
   string = { '"<double>"', "'<single>'", "[[<long>]]", "[=[<long>]=]", "[==[<long>]==]", '"{{x}}"', "'{{y}}'", "[[\n<long>]]", "[[{{x}}]]" },
   double = { "", "<dq><double>", "<dq><dq><double>", "<dq><dq><dq><dq>" },
   single = { "", "<sq><single>", "<sq><sq><single>", "<sq><sq><sq><sq>" },
@@ -64,7 +64,7 @@ M.json = {
   members2 = { '"z":1', '"<text>":<value>', '"{{y}}": <value>,<members2>' },
   text = { "", "<jp><text>", "<jp><jp><text>", "<jp><jp><jp><jp>" },
   jp = with({ "a", "{{x}}", "{{y}}", "{{z.a}}", "{{!x}}", "{{!!y}}", " ", "{", "{{", "}", "é", "'", "{{ x }}", "%1" }, "\\n", "\\\\", '\\"', "\\/", "\\u0041",
-    "\\ud83d\\ude00", "\\u2028", "\127", "\\b", "\\u00e9"),
+    "\\ud83d\\ude00", "\\\\ud83d{{x}}", "\\u2028", "\127", "\\b", "\\u00e9"),
 }
 
 --- The template that the bytes choose.

@@ -14,14 +14,14 @@ M.lua = {
   "local v = {{x}}\n(function() end)()\nreturn v" .. V .. "oa", "return {{{x}}, {{y}}, a = {{x}}; [{{y}}] = {}}" .. V .. "a1,2,b" .. V .. "t",
   "return{{x}}--[[{{y}}]]..{{x}}", "local v<const> ={{x}} goto l ::l:: do end" .. V .. "n", "for i={{x}},{{y}}do f'{{z.a}}'end",
   "\xEF\xBB\xBF#!/usr/bin/lua {{y}}\nreturn {{x}} or nil", "return {{x, y}}, {{1}, {2}}, {{!x}}, {{ x }}, '{{ x }}{{!!x}}'",
-  "a.{{x}} = 1", "a = f {{x}}", "a = {{x}}.y", "a = 3{{x}}", 'a = "\\x4{{x}}"', 'a = "\\u{4{{x}}}"', "a = b{{x}}c", "{{x}} = 1",
+  "return { {{x}} (1) }", "a.{{x}} = 1", "a = f {{x}}", "a = {{x}}.y", "a = 3{{x}}", 'a = "\\x4{{x}}"', 'a = "\\u{4{{x}}}"', "a = b{{x}}c", "{{x}} = 1",
   "if not{{x}}then return ...elseif{{y}}==1 then repeat until{{x}} end", "local s = #{{x}} // 0x1p4 .. 3 .. [[]] ~= 1e5 & ~2 << 1",
   "return function(...) local a, b <close> = ..., {{x}} while {{y}} do break end end",
 }
 
 M.json = {
   '{"a": {{x}}, "b": [{{y}}, {{z.a}}]}' .. V .. "oq" .. V .. "f\0\0\0\0\0\0\0\x80", '{"{{x}}": "{{y}}", "a{{y}}": null}' .. V .. "a" .. V .. "sa",
-  '["\\\\{{x}}\\u0041{{x}}\\ud83d\\ude00{{y}}\\"{{!x}}{{!!x}}"]' .. V .. 's"\\', '["\\ud83d{{x}}\\ude00"]', '["\\{{x}}", "\\u00{{x}}"]',
+  '["\\\\{{x}}\\u0041{{x}}\\ud83d\\ude00{{y}}\\"{{!x}}{{!!x}}"]' .. V .. 's"\\', '["\\ud83d{{x}}\\ude00"]', '["\\\\ud83d{{x}}"]', '["\\{{x}}", "\\u00{{x}}"]',
   "{{x}}" .. V .. "a1,2,b", '\xEF\xBB\xBF[true, false, null, -0, 1.5e-3, 1E+2, {{x}}]' .. V .. "i\xff\xff\xff\xff\xff\xff\xff\x7f",
   '{"a": 1{{x}}}', "[{{x}}{{y}}]", '{{{x}}: 1}', "[{{!x}}]", '{"a":1,"a":2}', "[9223372036854775808, 1e999]", '"{{x}}"' .. V .. "s\xff\0",
   '{"a\\u0000b": "\\u0000", "c": "{{x}}"}' .. V .. "s\0",

@@ -51,7 +51,7 @@ function parser:string()
     if kept and (kept:find("%.[%d.}]")) then kept = nil end
     local name = self:place()
     if name then
-      out[#out + 1] = values.plain(input.lookup(self.given, name)) or "\0impossible\0"
+      out[#out + 1] = values.plain(self.look(name)) or "\0impossible\0"
     elseif kept then
       out[#out + 1], self.at = "{{" .. kept, stop
     elseif char == "\\" then
@@ -108,13 +108,15 @@ function parser:scalar()
   local rest = word:match("^%-?0(.*)$") or word:match("^%-?[1-9]%d*(.*)$") or bad "number"
   rest = rest:gsub("^%.%d+", "", 1):gsub("^[eE][+-]?%d+$", "", 1)
   if rest ~= "" then bad "number" end
-  return tonumber(word)
+  local value = tonumber(word)
+  if math.type(value) == "float" and (value - value ~= 0 or word:find("^%-?%d+$")) then bad "too large" end
+  return value
 end
 
 function parser:item()
   self:skip()
   local name = self:place()
-  if name then return input.lookup(self.given, name) end
+  if name then return self.look(name) end
   local sign = self.text:sub(self.at, self.at)
   if sign == '"' then return self:string() end
   if sign == "{" then return self:object() end
@@ -124,8 +126,8 @@ function parser:item()
   return list
 end
 
-local function expected(template, given)
-  local self = setmetatable({ text = template, at = 1, given = given }, parser)
+local function expected(template, look)
+  local self = setmetatable({ text = template, at = 1, look = look }, parser)
   local ok, value = pcall(function()
     local value = self:item()
     self:skip()
@@ -140,10 +142,20 @@ end
 local function check_law(template, text, given)
   local got, message = json.decode(text, DEPTH)
   if got == nil then finding("the rendered text is no JSON: " .. message, template, text) end
-  local ok, want = expected(template, given)
+  local ok, want = expected(template, function(name) return input.lookup(given, name) end)
   if not ok then finding("rendered a template that is no JSON: " .. want, template, text) end
   local a, b = assert(json.encode(json.array { want })), assert(json.encode(json.array { got }))
   if a ~= b then finding("another value", template, text, a, b) end
+end
+
+-- Is the template JSON, with another value in each place?
+local function is_json(template)
+  local count = 0
+  local ok, value = expected(template, function()
+    count = count + 1
+    return "\1" .. count
+  end)
+  return ok and json.decode((json.encode(json.array { value }) or "")) ~= nil
 end
 
 local function check_message(message, code)
@@ -164,6 +176,9 @@ return function(data)
   local compiled, message, code = render.compile(template, { as = "json", file = "f.json" })
   template = template:gsub("^\xEF\xBB\xBF", "")
   if not template:find("{{", 1, true) then plain_json(template, compiled) end
+  fuzz.watch(false)
+  if is_json(template) ~= (compiled ~= nil) then finding("JSON and the compiler differ: " .. tostring(message), template) end
+  fuzz.watch(true)
   if not compiled then return check_message(message, code) end
   for _, given in ipairs(sets) do
     local text, reason, kind = compiled:render(given)
