@@ -160,10 +160,9 @@ end
 function Compiled:accept(text)
   if self.as == "lua" then
     local skip = lexer_lua.prologue(text)
-    local chunk, message = load(text:sub(skip + 1), "=" .. self.file, "t", {})
+    local chunk, message = trial.parse(text:sub(skip + 1), "=" .. self.file)
     if not chunk then
-      -- A caller's message handler sees the parser's errors too, and may leave nothing of them.
-      message = tostring(message or "Lua refuses it"):match("^[^\n]*")
+      message = message:match("^[^\n]*")
       if message:sub(1, #self.file) ~= self.file then message = self.file .. ": " .. message end
       return nil, message .. " (in the rendered text)"
     end

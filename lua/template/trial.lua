@@ -10,6 +10,19 @@ local M = {}
 
 local concat = table.concat
 
+--- `load` of a text, for its complaint. By itself, `load` shows some of those (nested too deeply) to the message handler
+-- of whatever `xpcall` is around, which takes them for errors.
+-- @tparam string text
+-- @tparam string name of the chunk
+-- @treturn[1] function
+-- @return[2] nil
+-- @treturn[2] string message
+function M.parse(text, name)
+  local ok, chunk, message = pcall(load, text, name, "t", {})
+  if ok and chunk then return chunk end
+  return nil, tostring(ok and message or chunk)
+end
+
 local function text_of_group(group)
   local inner = {}
   for i, piece in ipairs(group.pieces) do inner[i] = type(piece) == "table" and "x" or piece end
@@ -48,7 +61,7 @@ function M.has_room(parts)
     asked = asked or type(part) == "table" and part.in_code
   end
   local text = asked and concat(out)
-  return not text or load(text:sub(lexer_lua.prologue(text) + 1), "=template", "t", {}) ~= nil
+  return not text or M.parse(text:sub(lexer_lua.prologue(text) + 1), "=template") ~= nil
 end
 
 local ENDS_EXPRESSION = {}
@@ -127,10 +140,9 @@ end
 -- @tparam table regions of `template.lexer_lua`
 -- @treturn ?table a diagnosis of the template when Lua refuses the text
 function M.load(sampled, by_number, text, regions)
-  local chunk, message = load(sampled:sub(lexer_lua.prologue(sampled) + 1), "=template", "t", {})
+  local chunk, message = M.parse(sampled:sub(lexer_lua.prologue(sampled) + 1), "=template")
   if chunk then return nil end
-  -- A caller's message handler sees the parser's errors too, and may leave nothing of them.
-  message = tostring(message or "Lua refuses it"):match("^[^\n]*")
+  message = message:match("^[^\n]*")
   local line, reason = message:match("^template:(%d+): (.*)$")
   if not line then return { pos = 1, message = message } end
   local near = reason:match("near '(.*)'$") or ""

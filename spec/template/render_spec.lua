@@ -457,6 +457,11 @@ describe("Lua's parser", function()
     return value
   end
 
+  -- Under pcall: the specs' own message handler is to see nothing of what Lua refuses.
+  local function loads(text)
+    return type(select(2, pcall(load, text))) == "function"
+  end
+
   local function wide(length)
     local value = {}
     for i = 1, length do value[i] = i end
@@ -465,17 +470,17 @@ describe("Lua's parser", function()
 
   -- What is rendered loads; what would not is refused where it stands. Lua counts template and value together.
   it("gets no value that the template's own nesting leaves no room for", function()
-    for _, around in ipairs { 0, 40, 60, 79, 100, 190 } do
+    for _, around in ipairs { 0, 40, 60, 79, 100, 170 } do
       local compiled = compile("return " .. ("("):rep(around) .. "{{x}}" .. (")"):rep(around))
       for depth = 1, 120, 17 do
         local text, message = compiled:render { x = nested(depth) }
-        assert(not text or load(text), ("%d parentheses, %d tables"):format(around, depth))
+        assert(not text or loads(text), ("%d parentheses, %d tables"):format(around, depth))
         if not text then
           assert.matches(("main.lua:1:%d: {{x}} is too large or nested too deeply"):format(8 + around), message, 1, true)
         end
       end
-      assert(load(assert(compiled:render { x = "text" })))
-      assert(around > 100 or load(assert(compiled:render { x = nested(2) })))
+      assert(loads(assert(compiled:render { x = "text" })))
+      assert(around > 100 or loads(assert(compiled:render { x = nested(2) })))
     end
   end)
 
@@ -484,7 +489,7 @@ describe("Lua's parser", function()
       local compiled = render.compile("return " .. ("("):rep(around) .. "{{x}}" .. (")"):rep(around), { as = "lua" })
       local text, message = nil, nil
       if compiled then text, message = compiled:render { x = math.mininteger } end
-      assert(not compiled or text and load(text) or message:find("^template:1:%d+: {{x}} is too large"), around)
+      assert(not compiled or text and loads(text) or message:find("^template:1:%d+: {{x}} is too large"), around)
     end
   end)
 
@@ -493,10 +498,10 @@ describe("Lua's parser", function()
     for arguments = 150, 250, 5 do
       local compiled = compile("return f(" .. ("nil, "):rep(arguments) .. "{{x}})")
       local text, message = compiled:render { x = wide(100) }
-      assert(not text or load(text), arguments)
+      assert(not text or loads(text), arguments)
       refusals = refusals + (text and 0 or 1)
       assert(text or message:find("{{x}} is too large", 1, true))
-      assert(load(assert(compiled:render { x = 5 })))
+      assert(loads(assert(compiled:render { x = 5 })))
     end
     assert(refusals > 5 and refusals < 15)
   end)
