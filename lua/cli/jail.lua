@@ -169,13 +169,18 @@ local function plain(text)
   return text
 end
 
+-- Flushed at once: whoever reads waits for it. Nobody may take what was not written for a verdict "ok".
 local function print_line(path, v)
-  io.stdout:write(assert(json.encode {
+  local line = assert(json.encode {
     file = plain(path), verdict = v.verdict, message = plain(v.message),
     script = v.script and plain(v.script) or json.null, line = v.line or json.null,
     usage = v.usage, output = v.output, calls = next(v.calls) and v.calls or nil, faults = v.faults,
-  }), "\n")
-  io.stdout:flush()
+  })
+  local ok, problem = io.stdout:write(line, "\n")
+  if ok then
+    ok, problem = io.stdout:flush()
+  end
+  return ok and true, problem
 end
 
 local function row(path, v)
@@ -213,7 +218,11 @@ function M.run(args)
     end
     all_ok = all_ok and verdict.verdict == "ok"
     if args.json then
-      print_line(path, verdict)
+      local written, problem = print_line(path, verdict)
+      if not written then
+        args.json = nil
+        return nil, "jail: standard output: " .. problem, "io"
+      end
     else
       rows[#rows + 1], verdicts[#verdicts + 1] = row(path, verdict), verdict
     end

@@ -1,4 +1,5 @@
 -- atelier jail: lines, exit codes, quantities, files that are none.
+local host = require "atelier.host"
 local json = require "atelier.json"
 local program = require "spec.support.program"
 
@@ -82,6 +83,15 @@ describe("atelier jail --json", function()
       assert(all[i].message:find "cannot be read", all[i].message)
     end
     assert.equal("ok", all[5].verdict)
+  end)
+
+  it("is not well when its lines cannot be written", function()
+    local path = write("unseen.lua", "")
+    for _, out in ipairs { ">/dev/full", ">&-" } do
+      local code, _, err = program.shell(("%s jail --json %s %s %s"):format(host.exe, path, path, out))
+      assert.equal(1, code)
+      assert(err:find("jail: standard output: ", 1, true), err)
+    end
   end)
 
   it("refuses a script that is larger than its memory without reading it all", function()
