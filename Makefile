@@ -86,6 +86,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share/atelier
 install: $(ATELIER) ## into DESTDIR/PREFIX
 	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)
 	$(Q)install -m 755 $(ATELIER) $(DESTDIR)$(PREFIX)/bin/atelier
+	$(Q)rm -rf $(SHARE)/lua $(SHARE)/sql # of an older version; templates may be the operator's own
 	$(Q)cp -R lua sql templates $(SHARE)/
 
 clean: ## remove what was built (not var/, which holds data)

@@ -72,6 +72,7 @@ describe("config", function()
       ["return { log_level = 'loud' }"] = 'log_level must be one of debug, info, warn, error, not "loud"',
       ["return { log_format = 'xml' }"] = "log_format must be one of text, json",
       ["return { state_dir = 'a\\0b' }"] = "state_dir has a NUL byte in it",
+      ["return { database_url = { 'postgres://u:pw@h/d' } }"] = "database_url must be a string, not a table",
       ["return 7"] = "must return a table",
       ["while true do end"] = "runs on and on",
       ["return {"] = "unexpected symbol near <eof>",
