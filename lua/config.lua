@@ -148,7 +148,8 @@ local function check(key, value, origin)
   local fits = type(value) == kind or (kind == "number" and type(value) == "number")
     or (kind == "integer" and math.type(value) == "integer")
   if not fits then
-    return nil, ("config: %s: %s must be %s, not %q"):format(origin, name, article(kind), tostring(value)), "config"
+    local found = key.secret and article(type(value)) or ("%q"):format(tostring(value))
+    return nil, ("config: %s: %s must be %s, not %s"):format(origin, name, article(kind), found), "config"
   end
   local problem = fault(key, value)
   if problem then
