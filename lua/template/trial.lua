@@ -10,8 +10,8 @@ local M = {}
 
 local concat = table.concat
 
---- `load` of a text, for its complaint. By itself, `load` shows some of those (nested too deeply) to the message handler
--- of whatever `xpcall` is around, which takes them for errors.
+--- `load` of a text, for its complaint. By itself, `load` shows some of those (nested too deeply) to the message
+-- handler of whatever `xpcall` is around, which takes them for errors.
 -- @tparam string text
 -- @tparam string name of the chunk
 -- @treturn[1] function
@@ -57,7 +57,8 @@ end
 function M.has_room(parts)
   local out, asked = {}, false
   for i, part in ipairs(parts) do
-    out[i] = type(part) == "string" and part or part.pieces and text_of_group(part) or part.in_code and values.LARGEST or "0"
+    out[i] = type(part) == "string" and part or part.pieces and text_of_group(part)
+      or part.in_code and values.LARGEST or "0"
     asked = asked or type(part) == "table" and part.in_code
   end
   local text = asked and concat(out)
