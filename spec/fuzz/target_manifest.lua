@@ -23,5 +23,5 @@ return function(text)
   local object, message, code = manifest.read(text)
   if object then return check(object, text) end
   if code ~= "template" or not message:find("^template.json: ") then finding("a strange message", message) end
-  for line in message:gmatch("[^\n]+") do input.message((line:gsub('".-"', "S"):gsub("%b()", ""))) end
+  for line in message:gmatch("[^\n]+") do input.message((line:match("[^:]*$"):gsub('".-"', "S"):gsub("%S*[^%a ]%S*", "N"))) end
 end
