@@ -31,7 +31,7 @@ OBJECTS  := $(patsubst host/%.c,$(BUILD)/obj/%.o,$(wildcard host/*.c))
 SHARED   := $(patsubst %,$(BUILD)/lib/atelier/%.so,$(MODULES))
 ATELIER  := $(BUILD)/atelier
 
-.PHONY: help deps build modules demo test check bench docs install clean
+.PHONY: help deps build modules demo test check bench fuzz docs install clean
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
@@ -77,6 +77,9 @@ bench: ## measure: bundles/s beside the peer and the disk, latency, memory, rend
 	$(Q)rocks/deps.sh bench
 	$(Q)$(MAKE) --no-print-directory build
 	$(Q)$(ATELIER) run spec/bench/run.lua $(BENCH)
+
+fuzz: build ## fuzz the renderer and the readers, FUZZ seconds each (clang's libFuzzer)
+	$(Q)spec/fuzz/run.sh $(or $(FUZZ),60)
 
 docs: ## the API reference, into build/docs
 	$(Q)mkdir -p $(BUILD)/docs

@@ -576,7 +576,8 @@ describe("atelier.httpd", function()
       it("are sent whole, 50 MiB, and in parts", function()
         local size = 50 * 1048576
         assert.is_true(text:rep(50) == get("/file?path=" .. path).body)
-        for _, range in ipairs { { 0, 1 }, { 1, 100 }, { 5, 65536 }, { 1048570, 65537 }, { 12345678, 3000000 }, { size - 1, 1 },
+        for _, range in ipairs { { 0, 1 }, { 1, 100 }, { 5, 65536 }, { 1048570, 65537 }, { 12345678, 3000000 },
+          { 7, 4194304 }, { 7, 4194305 }, { size - 1, 1 },
           { size, 0 }, { 20000000, size - 20000000 } } do
           local r = get(("/file?path=%s&offset=%d&length=%d"):format(path, range[1], range[2]))
           assert.equal(206, r.status)
@@ -595,21 +596,34 @@ describe("atelier.httpd", function()
         assert.equal("ERANGE", get(("/file?path=%s&offset=-1"):format(path)).body)
       end)
 
-      it("tell what arrived when they are cut", function()
+      it("keep the connection when they are short", function()
+        local c = connect()
+        for i = 1, 5 do
+          local r = c:ask(("GET /file?path=%s&offset=%d&length=1048576 HTTP/1.1\r\nHost: a\r\n\r\n"):format(path, i * 1048576))
+          assert.is_true(r.body == text)
+        end
+      end)
+
+      for name, more in pairs { long = "", short = "&length=4000000" } do
+      it("tell what arrived when they are cut: " .. name, function()
         local c = connect(65536)
-        c:send("GET /file?path=" .. path .. "&cut HTTP/1.1\r\nHost: a\r\n\r\n")
+        c:send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        c:response()
+        c:send("GET /file?path=" .. path .. more .. " HTTP/1.1\r\nHost: a\r\n\r\n")
         local got = 0
-        while got < 3000000 do
+        while got < 1500000 do
           assert(c:fill())
           got, c.buffer = got + #c.buffer, ""
         end
+        got = got - 200 -- a head has fewer bytes
         local before = #server:log()
         c:reset()
         local bytes
         repeat bytes = server:log():sub(before):match("complete: GET /file 200 (%d+) false") until bytes
         -- Beyond what was read there is what lay in the client's buffer.
-        assert.is_true(tonumber(bytes) >= got - 200 and tonumber(bytes) < got + 1000000, bytes .. " of " .. got)
+        assert.is_true(tonumber(bytes) >= got and tonumber(bytes) < got + 500000, bytes .. " of " .. got)
       end)
+      end
     end)
 
     describe("clients that go", function()
@@ -670,7 +684,7 @@ describe("atelier.httpd", function()
       end)
     end)
 
-    it("serves beside 1,000 idle connections, and loses nothing over 10,000 requests", function()
+    it("serves beside 1,000 idle connections, and loses nothing over 10,000 requests #size", function()
       local idle = {}
       for i = 1, 1000 do
         idle[i] = tcp.connect(server.port)
@@ -703,7 +717,8 @@ describe("atelier.httpd", function()
       until fds_after <= fds or httpd.now() > deadline
       assert.is_true(fds_after <= fds, ("%d, then %d descriptors"):format(fds, fds_after))
       -- A forked child also copies pages of the spec's own heap as it goes.
-      assert.is_true(memory_after <= memory + 4096, ("%d, then %d KiB"):format(memory, memory_after))
+      -- (A sanitizer keeps what was freed.)
+      assert.is_true(memory_after <= memory + 4096 or memory > 65536, ("%d, then %d KiB"):format(memory, memory_after))
     end)
   end)
 
