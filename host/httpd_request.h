@@ -363,14 +363,29 @@ static ssize_t never_read(void *arg, uint64_t at, char *to, size_t size)
     return MHD_CONTENT_READER_END_WITH_ERROR;
 }
 
-/* Answers through libmicrohttpd. The list of headers is on top of the stack. */
+/* Of what libmicrohttpd adds: the status line, Date, Content-Length and the empty line. */
+static uint64_t own_head_size(const struct answer *a)
+{
+    char text[128];
+    int n = snprintf(text, sizeof text, "HTTP/1.1 200 %s\r\nContent-Length: %llu\r\n\r\n", httpd_reason(a->status),
+                     (unsigned long long)a->length);
+
+    return (uint64_t)n + sizeof "Date: Sun, 01 Jan 2023 00:00:00 GMT\r\n" - 1;
+}
+
+/*
+ * Answers through libmicrohttpd, which owns a->fd once the response is made (then r->response is set, or r->is_answered).
+ * The list of headers is on top of the stack.
+ */
 static int answer_with(lua_State *L, struct request *r, const struct answer *a)
 {
     int list = lua_gettop(L);
     struct managed *m = managed_new(L, destroy_response);
     lua_Integer n = (lua_Integer)lua_rawlen(L, list);
 
-    if (r->is_head && a->length != a->size)
+    if (a->fd >= 0 && !r->is_head)
+        m->p = MHD_create_response_from_fd_at_offset64(a->length, a->fd, (uint64_t)a->offset);
+    else if (r->is_head && a->length != a->size)
         m->p = MHD_create_response_from_callback(a->length, 4096, never_read, NULL, NULL);
     else
         m->p = MHD_create_response_from_buffer(a->size, (void *)(uintptr_t)a->body, MHD_RESPMEM_MUST_COPY);
@@ -385,9 +400,8 @@ static int answer_with(lua_State *L, struct request *r, const struct answer *a)
         return fail(L, "memory", "respond: not enough memory");
     r->response = managed_release(m);
     r->status = a->status;
-    r->length = r->is_head ? 0 : a->size;
-    /* As libmicrohttpd writes it: status line, Date, Content-Length, the empty line. */
-    r->head_guess = strlen(httpd_reason(a->status)) + 15 + 37 + a->head_size + 20 + (uint64_t)(a->size > 99999 ? 6 : 5);
+    r->length = r->is_head ? 0 : a->length;
+    r->head_size = a->head_size + own_head_size(a);
     httpd_answer(r);
     lua_pushboolean(L, 1);
     return 1;
@@ -446,25 +460,16 @@ static int check_range(lua_State *L, int file, struct answer *a)
     return 0;
 }
 
-/* A small file is read at once and sent as a body, so that the connection goes on. */
-static int answer_small_file(lua_State *L, struct request *r, struct answer *a, int list)
+/* A file that libmicrohttpd sends, after which the connection goes on. `fd` is given up once it owns that. */
+static int answer_short_file(lua_State *L, struct request *r, const struct answer *a, int list, int *fd)
 {
-    luaL_Buffer b;
-    char *to = luaL_buffinitsize(L, &b, (size_t)a->length + 1);
-    size_t got = 0;
+    int n;
 
-    while (got < a->length) {
-        ssize_t n = pread(a->fd, to + got, (size_t)a->length - got, a->offset + (off_t)got);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return fail_errno(L, n < 0 ? errno : EIO, "respond", "file");
-        got += (size_t)n;
-    }
-    luaL_pushresultsize(&b, got);
-    a->body = lua_tolstring(L, -1, &a->size);
     lua_pushvalue(L, list);
-    return answer_with(L, r, a);
+    n = answer_with(L, r, a);
+    if (r->is_answered)
+        *fd = -1;
+    return n;
 }
 
 static int begin_own(lua_State *L, struct request *r, const struct answer *a, int list)
@@ -517,11 +522,12 @@ static int answer_file(lua_State *L, struct request *r, struct answer *a, int li
         lua_pushvalue(L, list);
         return answer_with(L, r, a);
     }
-    if (a->length <= HTTPD_KEEP_ALIVE_FILE)
-        return answer_small_file(L, r, a, list);
+    posix_fadvise(a->fd, a->offset, (off_t)a->length, POSIX_FADV_WILLNEED);
+    /* libmicrohttpd closes a connection before the client has all: whether it got it would not be known. */
+    if (a->length > 0 && a->length <= HTTPD_SHORT_FILE && !httpd_is_last(r))
+        return answer_short_file(L, r, a, list, fd);
     if ((n = begin_own(L, r, a, list)) != 0)
         return n;
-    posix_fadvise(a->fd, a->offset, (off_t)a->length, POSIX_FADV_WILLNEED);
     r->writer.file = a->fd;
     *fd = -1;
     r->writer.offset = a->offset;

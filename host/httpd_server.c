@@ -13,6 +13,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h> /* glibc's own lacks tcpi_bytes_acked */
 #include <stdarg.h>
 #include <stdio.h>
@@ -105,19 +106,43 @@ static void settle(struct request *r)
         r->server->lua->complete(r);
 }
 
-/* What the client got of a response that libmicrohttpd wrote. */
-static void account(struct request *r, enum MHD_RequestTerminationCode how)
+/*
+ * What the client got of a response that libmicrohttpd wrote; that was handed to the kernel is not enough. Returns whether
+ * it is all.
+ */
+static int account(struct request *r)
 {
-    const struct connection *c = r->connection;
     uint64_t got;
 
-    r->is_finished = how == MHD_REQUEST_TERMINATED_COMPLETED_OK;
-    if (r->is_finished) {
-        r->sent = r->length;
-    } else if (r->length >= MEASURED) {
-        got = acked_bytes(c->source.fd) - c->acked;
-        got = got > r->head_guess ? got - r->head_guess : 0;
-        r->sent = got < r->length ? got : r->length;
+    if (r->length < MEASURED) {
+        r->sent = r->is_finished ? r->length : 0;
+        return 1;
+    }
+    got = acked_bytes(r->connection->source.fd);
+    got = got > r->begins + r->head_size ? got - r->begins - r->head_size : 0;
+    r->sent = got < r->length ? got : r->length;
+    return r->sent == r->length;
+}
+
+static void leave(struct request *r)
+{
+    r->connection = NULL;
+    settle(r);
+}
+
+/* Lets those requests go whose answers have arrived; all of them when the connection ends. */
+static void confirm(struct connection *c, int is_end)
+{
+    struct request **at = &c->unconfirmed, *r;
+
+    while ((r = *at) != NULL) {
+        r->is_finished = account(r);
+        if (r->is_finished || is_end) {
+            *at = r->next;
+            leave(r);
+        } else {
+            at = &r->next;
+        }
     }
 }
 
@@ -125,6 +150,7 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **slot, enu
 {
     struct request *r = *slot;
     struct connection *c;
+    int is_known;
 
     (void)arg;
     (void)mhd;
@@ -132,19 +158,23 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **slot, enu
     if (r == NULL)
         return;
     c = r->connection;
-    if (r->phase == REQUEST_ANSWER)
-        account(r, how);
+    r->is_finished |= r->phase == REQUEST_ANSWER && how == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    is_known = r->phase != REQUEST_ANSWER || account(r) || !r->is_finished;
     if (r->writer.state != WRITER_NONE && r->writer.state != WRITER_DONE)
         writer_abort(r);
     r->phase = REQUEST_OVER;
-    r->connection = NULL;
     c->request = NULL;
     c->served++;
     c->server->nin_flight--;
     httpd_set_deadline(c, c->server->limits.idle_ms);
     if (task_of(r->task) != NULL && !r->is_answered)
         task_cancel(r->task.task);
-    settle(r);
+    if (is_known) {
+        leave(r);
+    } else {
+        r->next = c->unconfirmed;
+        c->unconfirmed = r;
+    }
 }
 
 void httpd_handler_ended(struct request *r)
@@ -165,8 +195,13 @@ static enum MHD_Result queue_response(struct request *r)
     enum MHD_Result ok;
     struct connection *c = r->connection;
 
-    if (r->length >= MEASURED)
-        c->acked = acked_bytes(c->source.fd);
+    if (r->length >= MEASURED) { /* an earlier response may still be on its way */
+        int unconfirmed = 0;
+        ioctl(c->source.fd, SIOCOUTQ, &unconfirmed);
+        r->begins = acked_bytes(c->source.fd) + (uint64_t)(unconfirmed > 0 ? unconfirmed : 0);
+        c->seen = r->begins;
+        c->progress = front_now();
+    }
     ok = MHD_queue_response(c->mhd, r->status, r->response);
     MHD_destroy_response(r->response);
     r->response = NULL;
@@ -194,6 +229,14 @@ void httpd_shut(struct request *r)
         resume_connection(r);
 }
 
+int httpd_is_last(const struct request *r)
+{
+    const char *wish = MHD_lookup_connection_value(r->connection->mhd, MHD_HEADER_KIND, "Connection");
+
+    return r->must_close || r->is_http10 || r->server->is_draining || wish != NULL ||
+           r->connection->served + 1 >= r->server->limits.requests;
+}
+
 void httpd_answer(struct request *r)
 {
     const struct server *s = r->server;
@@ -203,8 +246,10 @@ void httpd_answer(struct request *r)
     r->phase = REQUEST_ANSWER;
     if (s->is_draining || r->connection->served + 1 >= s->limits.requests)
         r->must_close = 1;
-    if (r->must_close)
+    if (r->must_close) {
         MHD_add_response_header(r->response, "Connection", "close");
+        r->head_size += strlen("Connection: close\r\n");
+    }
     httpd_set_deadline(r->connection, s->limits.response_ms + (int64_t)(r->length / (uint64_t)s->limits.min_rate) * 1000);
     if (!r->in_callback)
         resume_connection(r);
@@ -254,7 +299,7 @@ void httpd_refuse(struct request *r, unsigned status, const char *code, const ch
     r->response = response;
     r->status = status;
     r->length = r->is_head ? 0 : (uint64_t)n;
-    r->head_guess = 0;
+    r->head_size = 0;
     httpd_answer(r);
 }
 
@@ -493,6 +538,7 @@ static void close_connection(struct connection *c)
         void *slot = c->request;
         on_completed(s, c->mhd, &slot, MHD_REQUEST_TERMINATED_WITH_ERROR);
     }
+    confirm(c, 1);
     free(c);
 }
 
@@ -532,11 +578,27 @@ static void too_late(struct connection *c, int64_t now)
     }
 }
 
+/* Whether the client has taken nothing of a long answer for too long. */
+static int is_stalled(struct connection *c, int64_t now)
+{
+    uint64_t acked;
+
+    if (c->request == NULL || c->request->phase != REQUEST_ANSWER || c->request->length < MEASURED)
+        return 0;
+    acked = acked_bytes(c->source.fd);
+    if (acked != c->seen) {
+        c->seen = acked;
+        c->progress = now;
+    }
+    return now - c->progress >= c->server->limits.stall_ms;
+}
+
 static void sweep_connection(struct connection *c, int64_t now)
 {
     struct request *r = c->request;
     const struct httpd_limits *limits = &c->server->limits;
 
+    confirm(c, 0);
     if (r != NULL && r->phase == REQUEST_WRITER) {
         writer_sweep(r, now);
         return;
@@ -544,7 +606,7 @@ static void sweep_connection(struct connection *c, int64_t now)
     if (r != NULL && r->phase == REQUEST_HANDLER && r->is_suspended &&
         (c->is_gone || (c->half_closed != 0 && now - c->half_closed >= limits->half_close_ms)))
         lose(r);
-    else if (c->deadline <= now)
+    else if (c->deadline <= now || is_stalled(c, now))
         too_late(c, now);
 }
 
@@ -585,6 +647,8 @@ static void drain_connection(struct connection *c, int64_t now)
     int waiting = 0;
 
     if (r == NULL) {
+        if (c->unconfirmed != NULL)
+            return;
         if (ioctl(c->source.fd, FIONREAD, &waiting) != 0 || waiting > 0)
             return;
         if (c->served > 0)

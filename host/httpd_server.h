@@ -19,7 +19,7 @@
 #include "front.h"
 
 #define HTTPD_METHOD_MAX 32
-#define HTTPD_KEEP_ALIVE_FILE 65536 /* a file of at most so many bytes is read and sent as a body */
+#define HTTPD_SHORT_FILE (4 << 20) /* up to so many bytes libmicrohttpd sends, and keeps the connection */
 
 /* ==== limits =================================================================================== */
 
@@ -86,7 +86,9 @@ struct connection {
     struct request *request;
     int64_t deadline;   /* of what is under way, FRONT_NEVER: none */
     int64_t half_closed; /* when the client said that it will send no more; 0: it did not */
-    uint64_t acked;     /* bytes that the client had when the response began */
+    struct request *unconfirmed; /* their answers are handed over, but not known to have arrived */
+    uint64_t seen;      /* confirmed at the last look */
+    int64_t progress;   /* when that had grown */
     int64_t served;
     int is_gone;
     char peer[48];
@@ -120,7 +122,9 @@ struct request {
     struct MHD_Response *response;
     unsigned status;
     uint64_t length;    /* of the response's body */
-    uint64_t head_guess; /* bytes before it, as libmicrohttpd writes them */
+    uint64_t head_size; /* bytes before it, as libmicrohttpd writes them */
+    uint64_t begins;    /* where the response begins, in bytes that the client confirms */
+    struct request *next; /* unconfirmed */
     struct writer writer;
 
     uint64_t sent;
@@ -188,6 +192,8 @@ void httpd_drain(struct server *s, int64_t ms);
 void httpd_turn(struct server *s);
 int64_t httpd_due(const struct server *s);
 
+/* Whether the connection will end with this request's answer. */
+int httpd_is_last(const struct request *r);
 /* A response is ready in r->response: it goes out now or as soon as libmicrohttpd may. */
 void httpd_answer(struct request *r);
 /* Answers with a JSON error; where the request is not read to its end, closes the connection after it. */
