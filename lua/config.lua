@@ -5,32 +5,8 @@ local host = require "atelier.host"
 
 local M = {}
 
--- key, type, default, environment variable, help. A secret may also come from the file named by KEY_file. Numbers are
--- above 0, from `least` and up to `most` where those are given; `choices` lists the only values.
-M.keys = {
-  { "database_url", "string", nil, "DATABASE_URL", "Postgres to use; without it, a private one", secret = true },
-  { "state_dir", "string", nil, "ATELIER_STATE", "folder for the private Postgres, keys and generated files" },
-  { "keyring", "string", nil, "ATELIER_KEYRING", "key ring file (default: keyring.json in state_dir)" },
-  { "templates_dir", "string", nil, "ATELIER_TEMPLATES", "folder of template folders NAME.at" },
-  { "storage_dir", "string", nil, "ATELIER_STORAGE", "folder for generated files (default: files in state_dir)" },
-  { "storage_threads", "integer", 16, nil, "files that are synced at the same time, 1 to 64", most = 64 },
-  { "database_timeout", "number", 30, nil, "seconds until a statement is given up" },
-  { "worker_batch", "integer", 32, nil, "most jobs that a worker claims at once" },
-  { "worker_lease", "number", 60, nil, "seconds until a silent worker's jobs go to another", least = 1, most = 86400 },
-  { "worker_kits", "integer", 16, nil, "most (template, plan) pairs that a worker keeps prepared" },
-  { "check_bundles", "boolean", true, "ATELIER_CHECK", "run every bundle in the jail before it is packaged" },
-  { "jail_memory", "integer", 32 * 1024 * 1024, nil, "bytes of memory that a run of a script may take" },
-  { "jail_instructions", "integer", 10000000, nil, "instructions that a run of a script may take" },
-  { "jail_time", "number", 2, nil, "seconds that a run of a script may take" },
-  { "jail_output", "integer", 65536, nil, "bytes that a run of a script may print" },
-  { "jail_children", "integer", 8, nil, "most children, one for each kit, that a worker keeps" },
-  { "jail_fresh", "boolean", false, nil, "true: each run has a child of its own; slower" },
-  { "jail_without", "string", "", nil, "walls to do without where a kernel lacks them, as in \"seccomp\": weaker" },
-  { "runtimes_dir", "string", nil, nil, "folder of runtimes NAME.lua of your own" },
-  { "log_level", "string", "info", "ATELIER_LOG", "debug, info, warn or error",
-    choices = { "debug", "info", "warn", "error" } },
-  { "log_format", "string", "text", "ATELIER_LOG_FORMAT", "text or json", choices = { "text", "json" } },
-}
+--- Every key, see `config.keys`.
+M.keys = require "config.keys"
 
 local by_name = {}
 for _, key in ipairs(M.keys) do
@@ -126,7 +102,7 @@ end
 -- What is wrong with a number or a word of the right type.
 local function fault(key, value)
   if type(value) == "number" then
-    if value ~= value or value <= 0 then
+    if value ~= value or value <= 0 and not key.least then
       return "must be above 0"
     elseif value < (key.least or 0) or value > (key.most or math.maxinteger) then
       return ("must be %g to %g"):format(key.least or 1, key.most or math.maxinteger)
@@ -143,10 +119,21 @@ local function fault(key, value)
   end
 end
 
+local function is_list(value)
+  local count = 0
+  for i, word in pairs(type(value) == "table" and value or {}) do
+    count = count + 1
+    if math.type(i) ~= "integer" or type(word) ~= "string" then
+      return false
+    end
+  end
+  return type(value) == "table" and count == #value
+end
+
 local function check(key, value, origin)
   local name, kind = key[1], key[2]
-  local fits = type(value) == kind or (kind == "number" and type(value) == "number")
-    or (kind == "integer" and math.type(value) == "integer")
+  local fits = type(value) == kind or (kind == "integer" and math.type(value) == "integer")
+    or (kind == "list" and is_list(value))
   if not fits then
     local found = key.secret and article(type(value)) or ("%q"):format(tostring(value))
     return nil, ("config: %s: %s must be %s, not %s"):format(origin, name, article(kind), found), "config"
@@ -158,8 +145,17 @@ local function check(key, value, origin)
   return true
 end
 
--- How the environment says yes and no.
-local from_text = { ["1"] = true, ["true"] = true, yes = true, ["0"] = false, ["false"] = false, no = false }
+local TRUTH = { ["1"] = true, ["true"] = true, yes = true, ["0"] = false, ["false"] = false, no = false }
+
+-- The environment has words alone. One that cannot be what the key wants stays a word, which the check then refuses.
+local function from_text(key, text)
+  if key[2] == "boolean" and TRUTH[text] ~= nil then
+    return TRUTH[text]
+  elseif key[2] == "integer" or key[2] == "number" then
+    return tonumber(text) or text
+  end
+  return text
+end
 
 -- Moves the values of a config file into `values`, reading secrets from the files that NAME_file gives.
 local function take(values, given, path)
@@ -240,9 +236,7 @@ function M.load(path)
   for _, key in ipairs(M.keys) do
     local set = key[4] and os.getenv(key[4])
     if set and set ~= "" then
-      if key[2] == "boolean" then
-        set = from_text[set] == nil and set or from_text[set]
-      end
+      set = from_text(key, set)
       local ok, message, code = check(key, set, "$" .. key[4])
       if not ok then
         return nil, message, code

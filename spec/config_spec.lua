@@ -47,6 +47,22 @@ describe("config", function()
     assert.equal("/srv/a/keyring.json", values.keyring)
   end)
 
+  it("takes lists of words, and numbers from the environment", function()
+    assert.same({ "10.0.0.0/8", "::1" }, load_text("return { trusted_proxies = { '10.0.0.0/8', '::1' } }").trusted_proxies)
+    for _, wrong in ipairs { "'::1'", "{ 1 }", "{ a = 'b' }", "{ 'a', nil, 'c' }" } do
+      local none, message = load_text("return { trusted_proxies = " .. wrong .. " }")
+      assert.is_nil(none)
+      assert.matches("trusted_proxies must be a list", message, 1, true)
+    end
+    stdlib.setenv("ATELIER_PORT", "0")
+    assert.equal(0, load_text("return {}").listen_port)
+    stdlib.setenv("ATELIER_PORT", "many")
+    assert.matches("$ATELIER_PORT: listen_port must be an integer", select(2, load_text "return {}"), 1, true)
+    stdlib.setenv("ATELIER_PORT")
+    assert.matches("listen_port must be 0 to 65535", select(2, load_text "return { listen_port = -1 }"), 1, true)
+    assert.matches("fronts must be above 0", select(2, load_text "return { fronts = 0 }"), 1, true)
+  end)
+
   it("reads a secret from a file", function()
     local file = assert(io.open(dir .. "/url", "w"))
     file:write("postgres://x\n")

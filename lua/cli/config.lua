@@ -1,4 +1,5 @@
 local config = require "config"
+local json = require "atelier.json"
 local session = require "cli.session"
 local term = require "cli.term"
 
@@ -13,7 +14,7 @@ local function shown(key, value)
   if value == nil then
     return nil
   end
-  return key.secret and "(set)" or value
+  return key.secret and "(set)" or key[2] == "list" and json.array(value) or value
 end
 
 function M.run()
@@ -26,12 +27,16 @@ function M.run()
   end)
 end
 
+local function as_text(value)
+  return type(value) == "table" and table.concat(value, " ") or tostring(value)
+end
+
 function M.show(result)
   print(result.path and "From " .. result.path or "No atelier.conf.lua: defaults, and what the environment sets.")
   local rows = {}
   for _, key in ipairs(config.keys) do
     local value = result.values[key[1]]
-    rows[#rows + 1] = { key[1], value == nil and "-" or tostring(value), key[4] or "", key[5] }
+    rows[#rows + 1] = { key[1], value == nil and "-" or as_text(value), key[4] or "", key[5] }
   end
   term.columns({ "key", "value", "environment", "meaning" }, rows)
 end

