@@ -23,7 +23,7 @@ return {
   { "jail_fresh", "boolean", false, nil, "true: each run has a child of its own; slower" },
   { "jail_without", "string", "", nil, "walls to do without where a kernel lacks them, as in \"seccomp\": weaker" },
   { "runtimes_dir", "string", nil, nil, "folder of runtimes NAME.lua of your own" },
-  { "listen_host", "string", "127.0.0.1", "ATELIER_HOST", "address that the service listens on; TLS is a proxy's task" },
+  { "listen_host", "string", "127.0.0.1", "ATELIER_HOST", "address to listen on; TLS is the task of a proxy in front" },
   { "listen_port", "integer", 8787, "ATELIER_PORT", "port that the service listens on; 0: any", least = 0,
     most = 65535 },
   { "fronts", "integer", 1, nil, "processes that answer HTTP", most = 64 },
