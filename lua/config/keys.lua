@@ -1,7 +1,7 @@
 --- Every key of the configuration: name, type, default, environment variable, meaning with its unit.
 --
--- A secret may also come from the file named by KEY_file. Numbers are above 0, from `least` and up to `most` where those
--- are given; `choices` lists the only values; a list holds words.
+-- A secret may also come from the file named by KEY_file. Numbers are above 0, from `least` and up to `most` where
+-- those are given; `choices` lists the only values; a list holds words.
 -- @module config.keys
 return {
   { "database_url", "string", nil, "DATABASE_URL", "Postgres to use; without it, a private one", secret = true },
