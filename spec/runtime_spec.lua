@@ -11,7 +11,7 @@ local function faults(data)
 end
 
 local function run(data, source, results)
-  local child <close> = assert(jail.new())
+  local child <close> = assert(jail.new { time = 60 })
   local text = assert(runtime.compile(data, "toy.lua", results))
   local loaded = assert(child:load { prelude = text, name = "toy" })
   assert.equal("ok", loaded.verdict, loaded.message)
@@ -88,7 +88,7 @@ describe("autotouch", function()
     local names = ("tap touchDown touchMove touchUp usleep log alert toast dialog getScreenResolution getScreenSize getColor getColors "
       .. "findColor findColors findImage screenshot appRun appActivate appKill appState getSN rootDir currentPath inputText "
       .. "copyText clipText vibrate playAudio openURL keyDown keyUp getOrientation getVersion intToRgb rgbToInt")
-    local child <close> = assert(jail.new())
+    local child <close> = assert(jail.new { time = 60 })
     child:load(assert(runtime.load "autotouch"))
     local v = assert(child:run { source = ([[
       for name in (%q):gmatch "%%S+" do
@@ -105,7 +105,7 @@ describe("autotouch", function()
   end)
 
   it("takes no time to sleep, however long", function()
-    local child <close> = assert(jail.new())
+    local child <close> = assert(jail.new { time = 60 })
     child:load(assert(runtime.load "autotouch"))
     local v = assert(child:run { source = "for _ = 1, 1000 do usleep(3600000000) end" })
     assert.same({ "ok", 1000 }, { v.verdict, v.calls.usleep })

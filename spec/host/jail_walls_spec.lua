@@ -1,11 +1,13 @@
 -- Each wall of the jail alone: what holds with it, and what gets through, or hits the next wall, when it is left out.
-local clock = require "clock"
 local host = require "atelier.host"
 local jail = require "atelier.jail"
 local program = require "spec.support.program"
 local unistd = require "posix.unistd"
 
 local PATTERN <const> = "local _ = (('a'):rep(400)):find(('a-'):rep(12) .. 'b')"
+
+-- Time is generous wherever it is not the limit that is meant: a slow machine must not change a verdict.
+local PATIENT <const> = 60
 
 local function run(source, without, limits)
   local options = { time = 0.3, instructions = 2000000, without = without }
@@ -14,9 +16,7 @@ local function run(source, without, limits)
   end
   local child <close> = assert(jail.new(options))
   child:walls()
-  local started = clock.now()
   local v = assert(child:run { source = source })
-  assert(clock.now() - started < options.time + 0.7)
   return v.verdict, v.message
 end
 
@@ -49,7 +49,7 @@ describe("a wall that is left out", function()
   }
   -- A build with the address sanitizer has no limit of address space.
   local function is_limited()
-    local child <close> = assert(jail.new())
+    local child <close> = assert(jail.new { time = PATIENT })
     child:walls()
     local file <close> = assert(io.open("/proc/" .. child:pid() .. "/limits"))
     return file:read("a"):find "Max address space%s+%d" ~= nil
@@ -58,15 +58,18 @@ describe("a wall that is left out", function()
   for _, attack in ipairs(attacks) do
     local wall, what, source, with, without, then_ = table.unpack(attack)
     it(wall .. ": " .. what, function()
-      local limits = { time = then_ == "time" and 0.3 or 20 }
-      assert.equal(with, (run(source, nil, limits)))
-      assert.equal((wall ~= "allocator" or is_limited()) and then_ or "ok", (run(source, without, limits)))
+      local function limits(verdict)
+        return { time = verdict == "time" and 0.3 or PATIENT }
+      end
+      assert.equal(with, (run(source, nil, limits(with))))
+      local outcome = (wall ~= "allocator" or is_limited()) and then_ or "ok"
+      assert.equal(outcome, (run(source, without, limits(outcome))))
     end)
   end
 
   it("sticky: a script goes on after its budget is spent", function()
     local source = "pcall(function() while true do end end) print 'still here'"
-    local child <close> = assert(jail.new { instructions = 1000000, without = { "sticky" } })
+    local child <close> = assert(jail.new { instructions = 1000000, time = PATIENT, without = { "sticky" } })
     local v = child:run { source = source }
     assert.equal("error", v.verdict)
     assert.equal("", v.output) -- the budget stays spent: the next instruction raises again
@@ -80,7 +83,7 @@ end)
 describe("the kernel's walls", function()
   -- What a script would do that got past Lua. The empty root is a folder that is gone: looking into it gives ESRCH.
   local function probe(what, without)
-    local child <close> = assert(jail.new { without = without })
+    local child <close> = assert(jail.new { time = PATIENT, without = without })
     local v = assert(child:probe(what))
     return v.verdict, v.message
   end
@@ -134,7 +137,7 @@ describe("a kernel without seccomp", function()
     local file <close> = assert(io.open(folder .. "/s.lua", "w"))
     file:write "print 'ran'"
     local conf <close> = assert(io.open(folder .. "/conf.lua", "w"))
-    conf:write "return { jail_without = 'seccomp' }"
+    conf:write "return { jail_without = 'seccomp', jail_time = 60 }"
   end)
 
   teardown(function()
