@@ -6,8 +6,11 @@ describe("atelier.pg", function()
   local url, conn
   local opened = {}
 
+  -- Patient beyond what a slow machine needs.
   local function connect(options)
-    local c = assert(pg.connect(url, options))
+    local patient = { timeout = 120, cancel_timeout = 60 }
+    for name, option in pairs(options or {}) do patient[name] = option end
+    local c = assert(pg.connect(url, patient))
     opened[#opened + 1] = c
     return c
   end
@@ -75,7 +78,7 @@ describe("atelier.pg", function()
   end)
 
   before_each(function()
-    conn = connect { timeout = 20 }
+    conn = connect()
   end)
 
   after_each(function()
@@ -451,7 +454,7 @@ describe("atelier.pg", function()
         end
         if case.timeout then
           assert(conn:exec "set statement_timeout to 50")
-          refused("57014", conn:query "select pg_sleep(5)")
+          refused("57014", conn:query "select pg_sleep(60)")
         else
           refused(case[1], conn:query(case[2]))
         end
@@ -647,8 +650,8 @@ describe("atelier.pg", function()
       local c = connect { yield = true }
       local turns, a, b = drive(coroutine.create(function()
         return c:transaction(function()
-          assert(c:query "insert into t select 3 from pg_sleep(0.02)")
-          return c:query("select pg_sleep(0.02), 5 as v")[1].v, "b"
+          assert(c:query "insert into t select 3 from pg_sleep(0.5)")
+          return c:query("select pg_sleep(0.5), 5 as v")[1].v, "b"
         end)
       end), c)
       assert.is_true(turns >= 2) -- what the server answers at once needs no turn
@@ -778,7 +781,7 @@ describe("atelier.pg", function()
       local function idle() return "" end
       local message = refused("timeout", conn:copy_in("copy t from stdin", idle, { timeout = 0.05 }))
       assert.matches("in time", message)
-      refused("timeout", conn:copy_out("copy (select pg_sleep(5)) to stdout", print, { timeout = 0.05 }))
+      refused("timeout", conn:copy_out("copy (select pg_sleep(60)) to stdout", print, { timeout = 0.05 }))
       local endless = "copy (select repeat('x', 10000) from generate_series(1, 100000000)) to stdout"
       refused("timeout", conn:copy_out(endless, function() end, { timeout = 0.1 }))
       assert.equal(0, count())
@@ -791,10 +794,10 @@ describe("atelier.pg", function()
       assert.same({}, assert(conn:notifications()))
       local other = connect()
       assert(other:query([[select pg_notify('Odd "channel"', 'é')]]))
-      local list = assert(conn:notifications(5))
+      local list = assert(conn:notifications(60))
       assert.same({ { channel = 'Odd "channel"', payload = "é", pid = other:backend_pid() } }, list)
       assert(conn:query([[select pg_notify('Odd "channel"', i::text) from generate_series(1, 3) i]]))
-      assert.equal(3, #assert(conn:notifications(5)))
+      assert.equal(3, #assert(conn:notifications(60)))
       assert.is_true(conn:unlisten 'Odd "channel"')
       assert(other:query([[select pg_notify('Odd "channel"', 'x')]]))
       assert.same({}, assert(conn:notifications(0.02)))
@@ -803,12 +806,12 @@ describe("atelier.pg", function()
     it("are awaited in a coroutine", function()
       local c = connect { yield = true }
       assert(c:listen "ch")
-      local co = coroutine.create(function() return c:notifications(5) end)
+      local co = coroutine.create(function() return c:notifications(60) end)
       assert.is_true(coroutine.resume(co))
       assert.is_false(c:step())
-      assert.is_true(c:timeout() > 4)
+      assert.is_true(c:timeout() > 5)
       assert(conn:query "notify ch, 'a'")
-      assert.is_true(c:wait(5))
+      assert.is_true(c:wait(60))
       assert.is_true(c:step())
       local ok, list = coroutine.resume(co)
       assert.is_true(ok)
@@ -820,7 +823,7 @@ describe("atelier.pg", function()
     it("say when the connection is lost", function()
       assert(conn:listen "ch")
       connect():query("select pg_terminate_backend($1)", { conn:backend_pid() })
-      refused("connection", conn:notifications(5))
+      refused("connection", conn:notifications(60))
     end)
 
     it("stop waiting when a signal comes", function()
@@ -875,10 +878,10 @@ describe("atelier.pg", function()
   describe("a timeout", function()
     it("cancels and leaves the connection usable", function()
       for _, call in ipairs {
-        function() return conn:query("select pg_sleep(10)", nil, { timeout = 0.05 }) end,
-        function() return conn:exec("select 1; select pg_sleep(10)", { timeout = 0.05 }) end,
+        function() return conn:query("select pg_sleep(60)", nil, { timeout = 0.05 }) end,
+        function() return conn:exec("select 1; select pg_sleep(60)", { timeout = 0.05 }) end,
         function()
-          return conn:pipeline({ { "insert into t values (50)" }, { "select pg_sleep(10)" } }, { timeout = 0.05 })
+          return conn:pipeline({ { "insert into t values (50)" }, { "select pg_sleep(60)" } }, { timeout = 0.05 })
         end,
       } do
         assert.matches("in time", refused("timeout", call()))
@@ -892,7 +895,7 @@ describe("atelier.pg", function()
     it("bears signals meanwhile", function()
       for _ = 1, 3 do
         refused("timeout", in_a_storm(function()
-          return conn:query("select pg_sleep(10)", nil, { timeout = 0.02 })
+          return conn:query("select pg_sleep(60)", nil, { timeout = 0.02 })
         end))
         assert.equal("idle", conn:status())
         assert.is_true(in_a_storm(function() return conn:cancel() end))
@@ -921,7 +924,7 @@ describe("atelier.pg", function()
       local postmaster = assert(io.open(support.host() .. "/data/postmaster.pid")):read "n"
       local c = connect { cancel_timeout = 0.1 }
       stopped(postmaster, function()
-        assert.matches("given up", refused("timeout", c:query("select pg_sleep(0.5)", nil, { timeout = 0.05 })))
+        assert.matches("given up", refused("timeout", c:query("select pg_sleep(30)", nil, { timeout = 0.05 })))
         refused("timeout", conn:cancel { timeout = 0.05 })
       end)
       assert.equal("lost", c:status())
@@ -946,7 +949,7 @@ describe("atelier.pg", function()
   describe("cancel", function()
     it("ends what another coroutine waits for", function()
       local c = connect { yield = true }
-      local co = coroutine.create(function() return c:query "select pg_sleep(10)" end)
+      local co = coroutine.create(function() return c:query "select pg_sleep(60)" end)
       coroutine.resume(co)
       asleep(c)
       assert.is_true(c:cancel())
@@ -970,7 +973,7 @@ describe("atelier.pg", function()
 
   describe("a lost connection", function()
     it("is told by its code, and for good", function()
-      local message = refused("connection", conn:query "select pg_terminate_backend(pg_backend_pid()), pg_sleep(5)")
+      local message = refused("connection", conn:query "select pg_terminate_backend(pg_backend_pid()), pg_sleep(60)")
       assert.equal("query: connection lost: terminating connection due to administrator command", message)
       assert.equal("57P01", conn:last_error().sqlstate)
       assert.equal("lost", conn:status())
@@ -992,22 +995,22 @@ describe("atelier.pg", function()
       local killer = connect()
       local c = connect()
       refused("connection", c:copy_in("copy t from stdin", function()
-        killer:query("select pg_terminate_backend($1, 5000)", { c:backend_pid() })
+        killer:query("select pg_terminate_backend($1, 60000)", { c:backend_pid() })
         return ("1\tx\n"):rep(100000)
       end))
       c = connect()
-      killer:query("select pg_terminate_backend($1, 5000)", { c:backend_pid() })
+      killer:query("select pg_terminate_backend($1, 60000)", { c:backend_pid() })
       refused("connection", c:query "select 1")
       c = connect()
       local endless = "copy (select repeat('x', 10000) from generate_series(1, 1000000)) to stdout"
       refused("connection", c:copy_out(endless, function()
-        killer:query("select pg_terminate_backend($1, 5000)", { c:backend_pid() })
+        killer:query("select pg_terminate_backend($1, 60000)", { c:backend_pid() })
       end))
     end)
 
     it("is seen by a coroutine", function()
       local c = connect { yield = true }
-      local co = coroutine.create(function() return c:query "select pg_sleep(10)" end)
+      local co = coroutine.create(function() return c:query "select pg_sleep(60)" end)
       coroutine.resume(co)
       conn:query("select pg_terminate_backend($1)", { c:backend_pid() })
       local _, result, _, code = drive(co, c)
@@ -1043,7 +1046,7 @@ describe("atelier.pg", function()
     end)
 
     it("every call yields the connection and gives what it gives when it waits", function()
-      local co = start "select pg_sleep(0.01), 7 as v"
+      local co = start "select pg_sleep(1), 7 as v"
       assert.equal("busy", c:status())
       assert.matches("^r?w?$", c:events())
       local turns, result = drive(co, c)
@@ -1063,7 +1066,7 @@ describe("atelier.pg", function()
     it("one call may choose for itself", function()
       local co = coroutine.create(function()
         local waited = c:query("select 1 as v", nil, { yield = false })[1].v
-        local yielded = conn:query("select 2 as v, pg_sleep(0.02)", nil, { yield = true })[1].v
+        local yielded = conn:query("select 2 as v, pg_sleep(1)", nil, { yield = true })[1].v
         return waited + yielded
       end)
       local ok, which = coroutine.resume(co)
@@ -1077,7 +1080,7 @@ describe("atelier.pg", function()
     end)
 
     it("resumes that come too early change nothing", function()
-      local co = start "select pg_sleep(0.03), 1 as v"
+      local co = start "select pg_sleep(1), 1 as v"
       local result
       for _ = 1, 100 do
         result = select(2, assert(coroutine.resume(co)))
@@ -1091,7 +1094,7 @@ describe("atelier.pg", function()
     end)
 
     it("a second operation raises while the first is under way", function()
-      local co = start "select pg_sleep(0.05), 1 as v"
+      local co = start "select pg_sleep(1), 1 as v"
       raises("busy", c.query, c, "select 2")
       local other = coroutine.create(function() return c:query "select 2" end)
       local ok, message = coroutine.resume(other)
@@ -1103,7 +1106,7 @@ describe("atelier.pg", function()
     end)
 
     it("a timeout is due when the loop comes round", function()
-      local co = start("select pg_sleep(10)", { timeout = 0.03 })
+      local co = start("select pg_sleep(60)", { timeout = 0.03 })
       local _, result, _, code = drive(co, c)
       assert.is_nil(result)
       assert.equal("timeout", code)
@@ -1111,7 +1114,7 @@ describe("atelier.pg", function()
     end)
 
     it("close wakes the one that waits", function()
-      local co = start "select pg_sleep(10)"
+      local co = start "select pg_sleep(60)"
       c:close()
       local ok, result, message, code = coroutine.resume(co)
       assert.is_true(ok)
@@ -1121,11 +1124,11 @@ describe("atelier.pg", function()
     end)
 
     it("one that is closed while it waits leaves the connection usable", function()
-      local co = start "select pg_sleep(10)"
+      local co = start "select pg_sleep(60)"
       coroutine.close(co)
       assert.equal(3, c:query("select 3 as v")[1].v)
       co = coroutine.create(function()
-        return c:pipeline { { "insert into t values (77)" }, { "select pg_sleep(10)" } }
+        return c:pipeline { { "insert into t values (77)" }, { "select pg_sleep(60)" } }
       end)
       coroutine.resume(co)
       coroutine.close(co)
@@ -1133,7 +1136,7 @@ describe("atelier.pg", function()
     end)
 
     it("one that is collected while it waits leaves the connection usable", function()
-      start "select pg_sleep(10)"
+      start "select pg_sleep(60)"
       collectgarbage()
       collectgarbage()
       assert.equal(3, c:query("select 3 as v")[1].v)
@@ -1164,7 +1167,7 @@ describe("atelier.pg", function()
       raises("another coroutine's transaction", c.transaction, c, print)
       coroutine.close(co)
       assert.equal(0, count())
-      co = inside(function() c:query "select pg_sleep(10)" end)
+      co = inside(function() c:query "select pg_sleep(60)" end)
       raises("busy", c.query, c, "select 1")
       coroutine.close(co)
       assert.equal(0, count())
@@ -1180,7 +1183,7 @@ describe("atelier.pg", function()
     end)
 
     it("a stale resume after that changes nothing", function()
-      local co = start "select pg_sleep(10)"
+      local co = start "select pg_sleep(60)"
       asleep(c)
       assert.is_true(c:cancel())
       while not c:step() do c:wait(5) end
@@ -1197,7 +1200,7 @@ describe("atelier.pg", function()
       for i = 1, 5 do
         local own = connect { yield = true }
         list[i] = { conn = own, co = coroutine.create(function()
-          return own:query(("select pg_sleep(0.02), %d as v"):format(i))[1].v
+          return own:query(("select pg_sleep(0.5), %d as v"):format(i))[1].v
         end) }
         coroutine.resume(list[i].co)
       end
@@ -1291,7 +1294,7 @@ describe("atelier.pg", function()
       for _ = 1, 3 do
         assert(pg.connect(url))
         local c = assert(pg.connect(url, { yield = true }))
-        coroutine.resume(coroutine.create(function() return c:query "select pg_sleep(10)" end))
+        coroutine.resume(coroutine.create(function() return c:query "select pg_sleep(60)" end))
         c = assert(pg.connect(url))
         c:exec "begin"
         c:exec "select nope"

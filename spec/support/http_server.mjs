@@ -6,7 +6,7 @@ import http from "node:http";
 import https from "node:https";
 import net from "node:net";
 
-const [dir, seconds = "120"] = process.argv.slice(2);
+const [dir, seconds = "3000"] = process.argv.slice(2);
 const SECRETS = { AKIDEXAMPLE: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "test:tester": "testing" };
 
 const sha256 = (data) => createHash("sha256").update(data).digest("hex");
@@ -75,7 +75,7 @@ function verifySigV4(req, body) {
   return { ok: expected === signature, reason: expected === signature ? null : "SignatureDoesNotMatch", canonical, region, service, signed, body: body.length, stated };
 }
 
-const inFlight = { now: 0, most: 0 };
+const together = new Map(); // requests that wait for each other, by key
 
 async function answer(req, res) {
   const url = new URL(req.url, "http://x");
@@ -95,10 +95,11 @@ async function answer(req, res) {
   } else if (path === "/chunks") {
     for (let i = 0; i < Number(url.searchParams.get("n")); i++) res.write("0123456789".repeat(100));
     res.end();
-  } else if (path === "/later") {
-    inFlight.now++;
-    inFlight.most = Math.max(inFlight.most, inFlight.now);
-    setTimeout(() => { inFlight.now--; json(res, 200, { most: inFlight.most, n: url.searchParams.get("n") }); }, Number(url.searchParams.get("ms")));
+  } else if (path === "/together") {
+    const { of, key, n } = Object.fromEntries(url.searchParams);
+    const held = [...(together.get(key) ?? []), () => json(res, 200, { n })];
+    together.set(key, held);
+    if (held.length === Number(of)) held.forEach((answerIt) => answerIt());
   } else if (path === "/redirect") {
     res.writeHead(302, { location: url.searchParams.get("to"), "content-length": 4 });
     res.end("gone");
@@ -184,6 +185,7 @@ const handle = (req, res) => answer(req, res).catch((error) => {
 });
 const plain = http.createServer(handle);
 const tls = https.createServer({ key: readFileSync(`${dir}/key.pem`), cert: readFileSync(`${dir}/cert.pem`) }, handle);
+plain.keepAliveTimeout = tls.keepAliveTimeout = 0; // however slow the client is
 for (const server of [plain, raw, tls]) await new Promise((done) => server.listen(0, "127.0.0.1", done));
 console.log([plain, raw, tls].map((server) => server.address().port).join(" "));
 setTimeout(() => process.exit(1), Number(seconds) * 1000);
