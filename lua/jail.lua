@@ -1,4 +1,4 @@
---- Runs scripts in jails: one warm child for each kit, kept as long as all goes well.
+--- Runs scripts in jails: a warm child for each kit, and for each run that is under way, kept as long as all goes well.
 --
 -- Owns the children: which kit each one has loaded, when it is replaced, and the limits from the configuration. A child
 -- serves runs of one kit only, so that a script which damaged it could reach no other kit's; any verdict but "ok" ends
@@ -48,7 +48,7 @@ function M.pool(config)
   config = config or {}
   local pool = setmetatable({
     limits = M.limits(config), most = config.jail_children or 8, fresh = config.jail_fresh or false,
-    folder = config.runtimes_dir, children = {}, count = 0, tick = 0,
+    folder = config.runtimes_dir, children = {}, tick = 0,
   }, Pool)
   M.warn(config)
   return pool
@@ -67,22 +67,35 @@ local function take_spare(self)
   return child, message, code
 end
 
-local function drop(self, key)
-  local entry = self.children[key]
-  if entry then
-    entry.child:close()
-    self.children[key], self.count = nil, self.count - 1
-  end
-end
-
-local function drop_oldest(self)
-  local oldest
-  for key, entry in pairs(self.children) do
-    if not oldest or entry.used < self.children[oldest].used then
-      oldest = key
+local function drop(self, entry)
+  for i, candidate in ipairs(self.children) do
+    if candidate == entry then
+      table.remove(self.children, i)
     end
   end
-  drop(self, oldest)
+  entry.child:close()
+end
+
+local function oldest_resting(self)
+  local oldest
+  for _, entry in ipairs(self.children) do
+    if not entry.running and (not oldest or entry.used < oldest.used) then
+      oldest = entry
+    end
+  end
+  return oldest
+end
+
+-- Room for one more: of those that rest, the ones that were used longest ago go. Where all run, there are too many for
+-- a while.
+local function make_room(self)
+  while #self.children >= self.most do
+    local entry = oldest_resting(self)
+    if not entry then
+      return
+    end
+    drop(self, entry)
+  end
 end
 
 -- Returns an entry, or a verdict about the kit itself, or nil, message, code.
@@ -109,51 +122,64 @@ local function start(self, key, modules, runtime_name)
   elseif verdict.verdict ~= "ok" then
     return nil, verdict
   end
-  if self.count >= self.most then
-    drop_oldest(self)
-  end
-  local entry = { child = child, runs = 0, used = 0 }
-  self.children[key], self.count = entry, self.count + 1
+  make_room(self)
+  local entry = { key = key, child = child, runs = 0, used = 0 }
+  table.insert(self.children, entry)
   return entry
 end
 
--- Idle children may be ended by others (the kernel, an operator): that is no verdict about the next script. Nor is a
--- run that nobody finished, because what was done meanwhile raised.
-local function held(self, key)
-  local entry = self.children[key]
-  if entry and (entry.runs >= RUNS or entry.running or not entry.child:alive()) then
-    drop(self, key)
-    return nil
+-- A child of the kit that rests. One may have been ended by others (the kernel, an operator): that is no verdict about
+-- the next script.
+local function resting(self, key)
+  for i = #self.children, 1, -1 do
+    local entry = self.children[i]
+    if entry.key == key and not entry.running then
+      if entry.runs < RUNS and entry.child:alive() then
+        return entry
+      end
+      drop(self, entry)
+    end
   end
-  return entry
 end
 
---- Begins to run a job's script beside the scripts of its kit, and returns at once.
+local Run = {}
+Run.__index = Run
+
+function Run:cancel()
+  if self.entry and self.entry.running == self.number then
+    drop(self.pool, self.entry)
+  end
+end
+
+Run.__gc = Run.cancel -- nobody finished it, because what was done meanwhile raised
+
+--- Begins to run a job's script beside the scripts of its kit, and returns at once. Several runs of one kit may be under
+-- way: each has a child of its own.
 -- @tparam string kit_id changes whenever `modules` do
 -- @tparam table modules texts by file name, the same for all jobs of the kit
 -- @tparam table job `source`; `name` (default "main.lua"); `modules`: its own texts by file name
 -- @tparam[opt] string runtime_name
--- @treturn table for `finish`, once
+-- @treturn table run, for `finish`; or `run:cancel()` ends it when its verdict is not wanted any more
 -- @function pool:begin
 function Pool:begin(kit_id, modules, job, runtime_name)
   local key = kit_id .. "\0" .. (runtime_name or "")
-  local entry = held(self, key)
+  local entry = resting(self, key)
   if not entry then
     local verdict, message, code
     entry, verdict, message, code = start(self, key, modules, runtime_name)
     if not entry then
-      return { verdict = verdict, message = message, code = code }
+      return setmetatable({ verdict = verdict, message = message, code = code }, Run)
     end
   end
   self.tick = self.tick + 1
   entry.used, entry.runs = self.tick, entry.runs + 1
   local running, message, code = entry.child:begin(job)
   if running == true then
-    entry.running = true
-    return { key = key, entry = entry }
+    entry.running = self.tick -- and not the run itself, which the collector must find
+    return setmetatable({ pool = self, entry = entry, number = self.tick }, Run)
   end
-  drop(self, key)
-  return { verdict = running, message = message, code = code }
+  drop(self, entry)
+  return setmetatable({ verdict = running, message = message, code = code }, Run)
 end
 
 --- Waits for what `begin` began.
@@ -167,10 +193,10 @@ function Pool:finish(run)
   if not run.entry then
     return run.verdict, run.message, run.code
   end
-  run.entry.running = false
   local verdict, message, code = run.entry.child:finish()
+  run.entry.running = nil
   if self.fresh or not verdict or verdict.verdict ~= "ok" then
-    drop(self, run.key)
+    drop(self, run.entry)
   end
   return verdict, message, code
 end
@@ -186,8 +212,8 @@ end
 --- Ends all children.
 -- @function pool:close
 function Pool:close()
-  for key in pairs(self.children) do
-    drop(self, key)
+  while self.children[1] do
+    drop(self, self.children[1])
   end
   if self.spare then
     self.spare:close()

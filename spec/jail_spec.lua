@@ -49,12 +49,51 @@ describe("a pool", function()
     assert.not_equal(first, pid_of(pool))
   end)
 
-  it("is not stopped by a run that nobody waited for", function()
+  it("runs two jobs of a kit at once, in two children, which it keeps", function()
     local pool <close> = new_pool()
-    pool:begin("k", KIT, { source = "while true do end" })
-    local left = pid_of(pool)
+    local first = pool:begin("k", KIT, { source = "print(1)" })
+    local second = pool:begin("k", KIT, { source = "print(2)" })
+    assert.equal("2\n", pool:finish(second).output)
+    assert.equal("1\n", pool:finish(first).output)
+    assert.equal(2, #pool.children)
+    for _ = 1, 3 do
+      assert.equal("ok", pool:check("k", KIT, { source = "require 'm'" }).verdict)
+    end
+    assert.equal(2, #pool.children)
+  end)
+
+  it("ends a run that nobody waited for, and no other", function()
+    local pool <close> = new_pool()
+    local lost = pool:begin("k", KIT, { source = "while true do end" })
+    local pid = pid_of(pool)
     assert.equal("ok", pool:check("k", KIT, { source = "require 'm'" }).verdict)
-    assert.not_equal(left, pid_of(pool))
+    assert.equal(2, #pool.children)
+    lost:cancel()
+    assert.equal(1, #pool.children)
+    assert.not_equal(pid, pid_of(pool))
+    pool:begin("k", KIT, { source = "while true do end" }) -- what was to wait for it raised
+    collectgarbage()
+    collectgarbage()
+    assert.equal(0, #pool.children)
+    local run = pool:begin("k", KIT, { source = "print(1)" })
+    assert.equal("1\n", pool:finish(run).output)
+    local other = pool:begin("k", KIT, { source = "print(2)" })
+    run:cancel() -- is over: the child runs another one
+    assert.equal("2\n", pool:finish(other).output)
+  end)
+
+  it("never ends a child that runs to make room", function()
+    local pool <close> = jail.pool { jail_children = 1 }
+    local runs = {}
+    for i = 1, 3 do
+      runs[i] = pool:begin("k" .. i, KIT, { source = ("print(%d)"):format(i) })
+    end
+    assert.equal(3, #pool.children)
+    for i = 1, 3 do
+      assert.equal(i .. "\n", pool:finish(runs[i]).output)
+    end
+    pool:check("k4", KIT, { source = "" })
+    assert.equal(1, #pool.children)
   end)
 
   it("with jail_fresh gives each run a child of its own", function()
@@ -70,7 +109,7 @@ describe("a pool", function()
     for i = 1, 5 do
       local v = pool:check("k" .. i, { ["m.lua"] = "return " .. i }, { source = "print((require 'm'))" })
       assert.equal(i .. "\n", v.output)
-      assert(pool.count <= 2)
+      assert(#pool.children <= 2)
     end
     assert(native.live_handles() <= 3)
     assert.equal("4\n", pool:check("k4", { ["m.lua"] = "return 4" }, { source = "print((require 'm'))" }).output)

@@ -60,7 +60,7 @@ end
 --- Begins to run the bundle that a kit makes of these values, and returns at once.
 -- @tparam table prepared kit, see template.kit
 -- @tparam table vars values by name
--- @treturn[1] table for `finish`, once; or false where nothing is checked
+-- @treturn[1] table run, for `finish`; or `run:cancel()` ends it; or false where nothing is checked
 -- @return[2] nil
 -- @treturn[2] string diagnosis
 -- @treturn[2] string code of template

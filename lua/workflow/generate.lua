@@ -170,70 +170,107 @@ function M.clean(artifact)
   end
 end
 
---- Builds the bundle of a job and begins to store it. Blocks; never yields.
--- @tparam table job a row of `claim_ate_generations`
--- @treturn[1] table artifact: key, ticket, folder (where it was made, if not in memory), size, checksum,
---   encryption_key_hash, variables, verdict and usage of the jail, timing (ms by stage)
--- @return[2] nil
--- @treturn[2] string message
--- @treturn[2] string code
--- @treturn[2] table|nil the jail's verdict when it is that which the bundle did not pass
-function Builder:build(job)
-  local began = clock.now()
+-- The values of a job, and what the secrets of the key ring make of them.
+function Builder:prepare(job)
   local prepared, message, code = self:kit(job)
   if not prepared then
     return nil, message, code
   end
   local master, master_id = self.ring:master()
   local signer, signer_id = self.ring:signer()
-  local key = licence.key(master, job.device_id)
   local vars
-  vars, message, code = values.variables(job, key)
+  vars, message, code = values.variables(job, licence.key(master, job.device_id))
   if not vars then
     return nil, message, code
   end
-  local name
-  name, message, code = storage.key(job.device_hash, job.template_name, vars.artifact_id)
-  if not name then
+  local key
+  key, message, code = storage.key(job.device_hash, job.template_name, vars.artifact_id)
+  if not key then
     return nil, message, code
   end
-  -- The jail runs the scripts while they are packed and sealed here; nothing is stored before its verdict.
-  local run
-  run, message, code = self.checker:begin(prepared, vars)
+  return { job = job, prepared = prepared, vars = vars, key = key, signer = signer, signer_id = signer_id,
+    master_id = master_id, began = clock.now() }
+end
+
+local function seal(self, build)
+  if build.prepared.streamed then
+    return self:seal_large(build.job, build.prepared, build.vars, build.signer)
+  end
+  return seal_in_memory(build.job, build.prepared, build.vars, build.signer)
+end
+
+--- Begins to build the bundle of a job: packs and seals it, while the jail runs its scripts. Nothing is stored yet.
+-- @tparam table job a row of `claim_ate_generations`
+-- @treturn[1] table build for `finish` or `cancel`, once; its `job`
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+-- @treturn[2] table|nil the jail's verdict when it is that which the bundle did not pass
+function Builder:begin(job)
+  local build, message, code = self:prepare(job)
+  if not build then
+    return nil, message, code
+  end
+  local run, problem, why = self.checker:begin(build.prepared, build.vars)
   if run == nil then
-    return nil, message, code
+    return nil, problem, why
   end
-  local sealed
-  if prepared.streamed then
-    sealed, message, code = self:seal_large(job, prepared, vars, signer)
-  else
-    sealed, message, code = seal_in_memory(job, prepared, vars, signer)
+  build.sealed, message, code = seal(self, build)
+  build.run = run
+  if build.sealed then
+    return build
   end
-  local verdict, problem, why, seen = self.checker:finish(run)
+  -- What the scripts did tells more than what packing them said.
+  local verdict, seen
+  verdict, problem, why, seen = self.checker:finish(run)
   if verdict == nil then
-    M.clean(sealed or {})
     return nil, problem, why, seen
-  elseif not sealed then
-    return nil, message, code
+  end
+  return nil, message, code
+end
+
+--- Removes what a build that is not finished has left.
+-- @tparam table build
+function Builder:cancel(build)
+  if build.run then
+    build.run:cancel()
+  end
+  M.clean(build.sealed)
+end
+
+--- Waits for the jail's verdict and begins to store the file.
+-- @tparam table build what `begin` gave
+-- @treturn[1] table artifact: key, ticket, folder (where it was made, if not in memory), size, checksum,
+--   encryption_key_hash, variables, verdict and usage of the jail, timing (ms by stage)
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+-- @treturn[2] table|nil the jail's verdict when it is that which the bundle did not pass
+function Builder:finish(build)
+  local sealed, job = build.sealed, build.job
+  local verdict, message, code, seen = self.checker:finish(build.run)
+  if verdict == nil then
+    M.clean(sealed)
+    return nil, message, code, seen
   end
   local built = clock.now()
   local ticket
-  ticket, message, code = self.store:put(name, sealed.parts or sealed.path)
+  ticket, message, code = self.store:put(build.key, sealed.parts or sealed.path)
   if not ticket then
     M.clean(sealed)
     return nil, message, code
   end
   return {
-    key = name,
+    key = build.key,
     ticket = ticket,
     folder = sealed.folder,
     size = sealed.size,
     checksum = sealed.checksum,
     encryption_key_hash = sealed.encryption_key_hash,
-    variables = values.record(job, vars, master_id, signer_id),
+    variables = values.record(job, build.vars, build.master_id, build.signer_id),
     verdict = verdict and verdict.verdict,
     usage = verdict and verdict.usage,
-    timing = { build = (built - began) * 1000, stored_from = built },
+    timing = { build = (built - build.began) * 1000, stored_from = built },
   }
 end
 

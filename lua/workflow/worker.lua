@@ -50,37 +50,52 @@ end
 -- ==== building and storing ====
 
 -- A build that raises is a defect of ours or of a script, or want of memory: the job fails, the worker goes on.
-local function build(builder, job)
-  local ok, artifact, message, code, verdict = xpcall(builder.build, debug.traceback, builder, job)
+local function guarded(step, builder, subject, job)
+  local ok, result, message, code, verdict = xpcall(step, debug.traceback, builder, subject)
   if ok then
-    return artifact, message, code, verdict
+    return result, message, code, verdict
   end
-  log.error("build raised", { queue_id = job.queue_id, reason = artifact })
-  local first = tostring(artifact):match("^[^\n]*")
+  log.error("build raised", { queue_id = job.queue_id, reason = result })
+  local first = tostring(result):match("^[^\n]*")
   return nil, "internal error: " .. first, first:find("not enough memory", 1, true) and "memory" or "internal"
 end
 
--- Builds the claimed jobs; their files are then on the way to the store.
+-- Sends what was begun on its way to the store, once the jail has passed it.
+function Worker:finish(build)
+  local artifact, message, code, verdict = guarded(self.builder.finish, self.builder, build, build.job)
+  if not artifact then
+    return self.queue:fail(build.job, message, code, verdict)
+  end
+  self.sent[#self.sent + 1] = { job = build.job, artifact = artifact }
+  return true
+end
+
+-- Builds the claimed jobs; their files are then on the way to the store. One is always begun ahead: while its scripts
+-- run in one child, the verdict on the one before comes from another, and nobody waits.
 function Worker:build(jobs)
+  local ahead, ok, message, code = nil, true, nil, nil
   self.builder:refresh()
   for _, job in ipairs(jobs) do
-    if self.stopping then
+    if self.stopping or not ok then
       break
     end
     self.queue:keep_lease()
     self.on_event("building", job)
-    local artifact, message, code, verdict = build(self.builder, job)
-    if artifact then
-      self.sent[#self.sent + 1] = { job = job, artifact = artifact }
-    else
-      local ok
-      ok, message, code = self.queue:fail(job, message, code, verdict)
-      if not ok then
-        return nil, message, code
-      end
+    local build, problem, why, verdict = guarded(self.builder.begin, self.builder, job, job)
+    if ahead then
+      ok, message, code = self:finish(ahead)
     end
+    if ok and not build then
+      ok, message, code = self.queue:fail(job, problem, why, verdict)
+    end
+    ahead = build
   end
-  return true
+  if ahead and ok then
+    return self:finish(ahead)
+  elseif ahead then
+    self.builder:cancel(ahead)
+  end
+  return ok, message, code
 end
 
 -- Waits for one file, and keeps the lease meanwhile.
