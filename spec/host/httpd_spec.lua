@@ -11,7 +11,7 @@ end
 
 -- Runs f as a coroutine of a loop in this process.
 local function inside(f, run, limits)
-  limits = limits or { slice_ms = 5000 }
+  limits = limits or { slice_ms = 30000 }
   local server = assert(httpd.listen { limits = limits })
   local failure
   run = run or {}
@@ -91,7 +91,8 @@ describe("atelier.httpd", function()
   end)
 
   describe("a server", function()
-    local server
+    -- The patient one ends nothing for being late; the other one is for the specs of what its limits do.
+    local server, impatient
 
     local function handler(request, _, log)
       if request.path == "/describe" then
@@ -129,6 +130,7 @@ describe("atelier.httpd", function()
           httpd.park()
         end
       elseif request.path == "/hold" then
+        log:write("held one begins\n")
         local _ <close> = setmetatable({}, { __close = function() log:write("held one closed\n") end })
         httpd.sleep(100)
       elseif request.path == "/error" then
@@ -152,8 +154,9 @@ describe("atelier.httpd", function()
 
     setup(function()
       server = child.start {
-        limits = { header_seconds = 1, body_seconds = 1, handler_seconds = 2, response_seconds = 1, stall_seconds = 1,
-          idle_seconds = 2, half_close_seconds = 1, slice_ms = 300, connections = 1200, requests = 100, body_bytes = 5000 },
+        limits = { header_seconds = 600, body_seconds = 600, handler_seconds = 600, response_seconds = 600,
+          stall_seconds = 600, idle_seconds = 600, half_close_seconds = 600, slice_ms = 1000, connections = 1200,
+          requests = 100, body_bytes = 5000 },
         run = { handler = handler, accept = function(request)
           if request.path == "/large" then return 100000 end
           if request.path == "/none" then return 0 end
@@ -164,15 +167,21 @@ describe("atelier.httpd", function()
           if request.path == "/accept-loops" then while true do pcall(error) end end
         end },
       }
+      impatient = child.start {
+        limits = { header_seconds = 2, body_seconds = 2, handler_seconds = 3, response_seconds = 2, stall_seconds = 2,
+          idle_seconds = 3, half_close_seconds = 600 },
+        run = { handler = handler },
+      }
     end)
 
     teardown(function()
       server:stop()
+      impatient:stop()
     end)
 
     local clients = {}
-    local function connect(window)
-      local c = tcp.connect(server.port, window)
+    local function connect(window, to)
+      local c = tcp.connect((to or server).port, window)
       clients[#clients + 1] = c
       return c
     end
@@ -282,7 +291,7 @@ describe("atelier.httpd", function()
       server:logs("in accept")
       server:logs("returned a string, not")
       server:logs("must be called in a coroutine of the loop")
-      server:logs("script ran for more than 300 ms")
+      server:logs("script ran for more than 1000 ms")
     end)
 
     describe("refuses", function()
@@ -291,7 +300,7 @@ describe("atelier.httpd", function()
         local c = connect()
         c:send(text .. "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
         local all = ""
-        while c:fill(5) do
+        while c:fill() do
           all, c.buffer = all .. c.buffer, ""
         end
         assert.is_true(c.is_ended, "still open: " .. text)
@@ -407,10 +416,10 @@ describe("atelier.httpd", function()
         c:send("GET / HTTP/1.1\r\nHost: a\r\n")
         local sent = 0
         while sent < 1000000 and c:send(("X-Header: aaaaaaaa\r\n"):rep(50)) do sent = sent + 1000 end
-        assert.is_true(sent < 1000000 or c:is_closed(5))
+        assert.is_true(sent < 1000000 or c:is_closed())
         c = connect()
         c:send("GET /" .. ("a"):rep(60000))
-        assert.is_true(c:is_closed(5))
+        assert.is_true(c:is_closed())
       end)
 
       it("bodies beyond the limit, told before or not", function()
@@ -428,9 +437,9 @@ describe("atelier.httpd", function()
 
       it("what is no HTTP", function()
         for _, text in ipairs { "\22\3\1\2\0\1\0\1\252\3\3", "\0\0\0\0\r\n\r\n", "hello\r\n\r\n", "\r\n\r\n\r\n", ("x"):rep(100000) } do
-          local c = connect()
+          local c = connect(nil, impatient) -- which waits for no end of a line
           c:send(text)
-          assert.is_true(c:is_closed(5), ("%q"):format(text:sub(1, 20)))
+          assert.is_true(c:is_closed(), ("%q"):format(text:sub(1, 20)))
         end
       end)
     end)
@@ -445,62 +454,58 @@ describe("atelier.httpd", function()
 
     describe("deadlines", function()
       it("end a connection that says nothing, or drips", function()
-        local silent, drip = connect(), connect()
-        local began = httpd.now()
-        while httpd.now() - began < 5 and not drip.is_ended do
+        local silent, drip = connect(nil, impatient), connect(nil, impatient)
+        for _ = 1, 600 do
+          if drip.is_ended then break end
           drip:send("G")
           drip:fill(0.1)
         end
-        assert.is_true(httpd.now() - began < 2.5)
-        assert.is_true(silent:is_closed(2))
+        assert.is_true(drip.is_ended)
+        assert.is_true(silent:is_closed())
       end)
 
       it("end a slow body with 408", function()
-        local c = connect()
-        c:send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n")
-        local began = httpd.now()
-        while httpd.now() - began < 5 and not c.is_ended do
+        local c = connect(nil, impatient)
+        c:send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 600\r\n\r\n")
+        for _ = 1, 600 do -- each byte is in time, all of them are not
+          if c.is_ended then break end
           c:send("x")
           c:fill(0.1)
         end
-        assert.is_true(httpd.now() - began < 2.5)
         assert.matches("^HTTP/1.1 408 ", c.buffer)
       end)
 
       it("end an idle connection, and one that drips its next request", function()
-        local c, drip = connect(), connect()
-        c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        drip:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        local began = httpd.now()
-        while httpd.now() - began < 5 and not drip.is_ended do
+        local c, drip = connect(nil, impatient), connect(nil, impatient)
+        assert.equal(200, c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
+        assert.equal(200, drip:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
+        for _ = 1, 600 do
+          if drip.is_ended then break end
           drip:send("G")
           drip:fill(0.1)
         end
-        assert.is_true(httpd.now() - began < 4)
-        assert.is_true(c:is_closed(2))
+        assert.is_true(drip.is_ended)
+        assert.is_true(c:is_closed())
       end)
 
       it("answer for a handler that takes too long", function()
-        local c = connect()
+        local c = connect(nil, impatient)
         local r = c:ask("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
         assert.equal(503, r.status)
         assert.matches('"code":"timeout"', r.body, 1, true)
-        server:logs("held one closed")
+        impatient:logs("held one closed")
         assert.equal(200, c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
       end)
 
       it("end a client that does not read", function()
         local path = os.tmpname()
         assert(os.execute("head -c 20000000 /dev/zero >" .. path))
-        local file, stream = connect(4096), connect(4096)
-        local before = #server:log()
+        local file, stream = connect(4096, impatient), connect(4096, impatient)
         file:send("GET /file?path=" .. path .. " HTTP/1.1\r\nHost: a\r\n\r\n")
         stream:send("GET /stream?n=1000000&times=1000 HTTP/1.1\r\nHost: a\r\n\r\n")
         for _, name in ipairs { "file", "stream" } do
-          local bytes, finished
-          repeat
-            bytes, finished = server:log():sub(before):match("complete: GET /" .. name .. " 200 (%d+) (%a+)")
-          until bytes
+          impatient:logs("complete: GET /" .. name .. " 200 ")
+          local bytes, finished = impatient:log():match("complete: GET /" .. name .. " 200 (%d+) (%a+)\n")
           assert.equal("false", finished)
           assert.is_true(tonumber(bytes) < 5000000)
         end
@@ -534,7 +539,7 @@ describe("atelier.httpd", function()
         loop:send("GET /loop HTTP/1.1\r\nHost: a\r\n\r\n")
         assert.equal(200, other:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
         assert.equal(500, loop:response().status)
-        server:logs("script ran for more than 300 ms without waiting")
+        server:logs("script ran for more than 1000 ms without waiting")
       end)
     end)
 
@@ -618,8 +623,8 @@ describe("atelier.httpd", function()
         got = got - 200 -- a head has fewer bytes
         local before = #server:log()
         c:reset()
-        local bytes
-        repeat bytes = server:log():sub(before):match("complete: GET /file 200 (%d+) false") until bytes
+        server:logs("complete: GET /file 200 ", before)
+        local bytes = server:log():sub(before):match("complete: GET /file 200 (%d+) false\n")
         -- Beyond what was read there is what lay in the client's buffer.
         assert.is_true(tonumber(bytes) >= got and tonumber(bytes) < got + 500000, bytes .. " of " .. got)
       end)
@@ -637,14 +642,12 @@ describe("atelier.httpd", function()
       end)
 
       it("end a handler that waits, at a reset at once", function()
-        local c = connect()
+        local c, before = connect(), #server:log()
         c:send("GET /hold?reset HTTP/1.1\r\nHost: a\r\n\r\n")
-        c:fill(0.1)
-        local before, began = #server:log(), httpd.now()
-        c:reset()
-        repeat until server:log():sub(before):find("held one closed", 1, true)
-        assert.is_true(httpd.now() - began < 1)
-        server:logs("complete: GET /hold 0 0 false")
+        server:logs("held one begins", before)
+        c:reset() -- the server's own limit is ten minutes
+        server:logs("held one closed", before)
+        server:logs("complete: GET /hold 0 0 false", before)
       end)
 
       it("are answered when they only said that they will send no more", function()
@@ -652,13 +655,16 @@ describe("atelier.httpd", function()
         c:send("GET /sleep?s=0.1 HTTP/1.1\r\nHost: a\r\n\r\n")
         c:finish()
         assert.equal("slept", c:response().body)
-        c = connect()
+      end)
+
+      it("are not waited for much longer then", function()
+        local hasty = child.start { limits = { half_close_seconds = 1, handler_seconds = 600 }, run = { handler = handler } }
+        local c = connect(nil, hasty)
         c:send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
         c:finish()
-        local began = httpd.now()
         assert.is_true(c:is_closed())
         assert.equal("", c.buffer)
-        assert.is_true(httpd.now() - began < 1.9)
+        hasty:stop()
       end)
 
       it("end a stream", function()
@@ -667,8 +673,8 @@ describe("atelier.httpd", function()
         repeat c:fill() until c.buffer:find("2\n", 1, true)
         local before = #server:log()
         c:close()
-        repeat until server:log():sub(before):find("held one closed", 1, true)
-        server:logs("complete: GET /stream 200 4 ")
+        server:logs("held one closed", before)
+        server:logs("complete: GET /stream 200 4 ", before)
       end)
     end)
 
@@ -710,7 +716,7 @@ describe("atelier.httpd", function()
       local fds, memory = server:usage()
       for _ = 1, 7 do some() end
       get("/collect")
-      local deadline = httpd.now() + 5
+      local deadline = httpd.now() + 60
       local fds_after, memory_after
       repeat
         fds_after, memory_after = server:usage()
@@ -726,13 +732,15 @@ describe("atelier.httpd", function()
     it("sleeps in order, and knows the running task", function()
       inside(function()
         local order = {}
-        for i, seconds in ipairs { 0.03, 0.01, 0.02 } do
+        for i, seconds in ipairs { 1.5, 0.5, 1 } do -- far enough apart for a machine that lets us wait
           httpd.spawn(function()
             httpd.sleep(seconds)
             order[#order + 1] = i
           end)
         end
-        assert.is_true(httpd.sleep(0.06))
+        while #order < 3 do
+          assert.is_true(httpd.sleep(0.06))
+        end
         assert.same({ 2, 3, 1 }, order)
         assert.equal("running", httpd.current():status())
         raises("not a time", httpd.sleep, -1)
@@ -744,14 +752,14 @@ describe("atelier.httpd", function()
       inside(function()
         local r, w = unistd.pipe()
         local r2, w2 = unistd.pipe()
-        assert.equal("w", httpd.wait(w, "w", 1))
+        assert.equal("w", httpd.wait(w, "w", 60))
         local _, message, code = httpd.wait(r, "r", 0.01)
         assert.same({ "wait: nothing was ready in time", "timeout" }, { message, code })
         httpd.spawn(function() unistd.write(w2, "x") end)
-        local fd, events = httpd.wait({ { fd = r, events = "r" }, { fd = r2, events = "r" } }, nil, 1)
+        local fd, events = httpd.wait({ { fd = r, events = "r" }, { fd = r2, events = "r" } }, nil, 60)
         assert.same({ r2, "r" }, { fd, events })
         httpd.spawn(function() assert.equal("EBUSY", select(3, httpd.wait(r, "r", 1))) unistd.write(w, "x") end)
-        assert.equal("r", httpd.wait(r, "r", 1))
+        assert.equal("r", httpd.wait(r, "r", 60))
         for _, d in ipairs { r, w, r2, w2 } do unistd.close(d) end
         assert.equal("EBADF", select(3, httpd.wait(r, "r", 1)))
         local file = assert(io.open("Makefile"))
@@ -773,7 +781,7 @@ describe("atelier.httpd", function()
           return httpd.park()
         end, 1, 2)
         assert.equal("ready", task:status())
-        assert.same({ n = 3, "x", nil, "y" }, table.pack(httpd.park(1)))
+        assert.same({ n = 3, "x", nil, "y" }, table.pack(httpd.park(60)))
         httpd.sleep(0)
         assert.equal("waiting", task:status())
         assert.is_true(task:wake())
@@ -842,30 +850,39 @@ describe("atelier.httpd", function()
         for i, f in ipairs(loops) do
           local task = httpd.spawn(f)
           local began = httpd.now()
-          repeat httpd.sleep(0.02) until task:status() == "dead" or httpd.now() - began > 20
+          repeat httpd.sleep(0.02) until task:status() == "dead" or httpd.now() - began > 60
           assert.equal("dead", task:status(), "loop " .. i)
         end
         assert.is_true(going > 5)
         assert.equal("waiting", beat:status())
-      end, { on_log = function(_, text) logged[#logged + 1] = text end }, { slice_ms = 50 })
+      end, { on_log = function(_, text) logged[#logged + 1] = text end }, { slice_ms = 100 })
       assert.equal(#loops, #logged, table.concat(logged, "\n"))
-      assert.matches("^script ran for more than 50 ms without waiting\nstack traceback:", logged[1])
+      assert.matches("^script ran for more than 100 ms without waiting\nstack traceback:", logged[1])
     end)
 
     it("ticks, takes signals and tells failures of the background", function()
-      local ticks, signals, logged = 0, {}, {}
+      local ticks, running, most, signals, logged = 0, 0, 0, {}, {}
       inside(function()
         httpd.spawn(error, "background")
         local signal = require "posix.signal"
         signal.kill(unistd.getpid(), signal.SIGHUP)
         signal.kill(unistd.getpid(), signal.SIGUSR1)
-        httpd.sleep(0.1)
+        while ticks < 3 or #signals < 2 do
+          httpd.sleep(0.01)
+        end
       end, {
-        tick = 0.02, on_tick = function() ticks = ticks + 1 httpd.sleep(0.01) end, signals = { "HUP", "USR1" },
+        tick = 0.02,
+        on_tick = function()
+          ticks, running = ticks + 1, running + 1
+          most = math.max(most, running)
+          httpd.sleep(0.05)
+          running = running - 1
+        end,
+        signals = { "HUP", "USR1" },
         on_signal = function(name) signals[#signals + 1] = name end,
         on_log = function(level, text) logged[#logged + 1] = level .. ": " .. text end,
       })
-      assert.is_true(ticks >= 2 and ticks <= 5, ticks)
+      assert.equal(1, most) -- the next one begins when the one before is over
       table.sort(signals)
       assert.same({ "HUP", "USR1" }, signals)
       assert.matches("^error: background\nstack traceback:", logged[1])
@@ -875,33 +892,43 @@ describe("atelier.httpd", function()
       local url = require("spec.support.postgres").database("httpd")
       local pg = require "atelier.pg"
       local conn = assert(pg.connect(url, { yield = true }))
+      -- Another connection holds the lock that a statement waits for.
+      local holder = assert(pg.connect(url))
+      assert(holder:query "select pg_advisory_lock(1)")
       inside(function()
         local other = 0
-        httpd.spawn(function() while true do httpd.sleep(0.005) other = other + 1 end end)
-        assert.equal(7, assert(conn:query("select 7 as n, pg_sleep(0.1)"))[1].n)
-        assert.is_true(other > 3)
-        assert.equal("timeout", select(3, conn:query("select pg_sleep(1)", nil, { timeout = 0.05 })))
-        local closed
+        httpd.spawn(function()
+          for _ = 1, 5 do httpd.sleep(0.005) other = other + 1 end
+          assert(holder:query "select pg_advisory_unlock(1)")
+        end)
+        assert.equal(7, assert(conn:query("select 7 as n, pg_advisory_xact_lock(1)"))[1].n)
+        assert.equal(5, other)
+        assert.equal("timeout", select(3, conn:query("select pg_sleep(60)", nil, { timeout = 0.05 })))
+        local closed = false
+        assert(holder:query "select pg_advisory_lock(1)")
         local task = httpd.spawn(function()
-          local _ <close> = setmetatable({}, { __close = function() closed = httpd.now() end })
-          conn:query "select pg_sleep(0.1)"
+          local _ <close> = setmetatable({}, { __close = function() closed = true end })
+          conn:query "select pg_advisory_xact_lock(1)"
           error("not reached")
         end)
         httpd.sleep(0.02)
-        local began = httpd.now()
         task:cancel()
+        httpd.sleep(0.05)
+        assert.is_false(closed)
+        assert(holder:query "select pg_advisory_unlock(1)")
         repeat httpd.sleep(0.01) until task:status() == "dead"
-        assert.is_true(closed - began > 0.05)
+        assert.is_true(closed)
         assert.equal(8, assert(conn:query "select 8 as n")[1].n)
       end)
       conn:close()
+      holder:close()
     end)
 
     it("serves requests beside it", function()
       inside(function(server)
         local fd = tcp.connect(server:port()).fd
         unistd.write(fd, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert.equal("r", httpd.wait(fd, "r", 5))
+        assert.equal("r", httpd.wait(fd, "r", 60))
         assert.matches("^HTTP/1.1 200 OK\r\n.*\r\n\r\nok$", unistd.read(fd, 1000))
         local stats = server:stats()
         assert.same({ 1, 1, 0, false }, { stats.connections, stats.requests, stats.refused, stats.draining })
@@ -918,9 +945,10 @@ describe("atelier.httpd", function()
       inside(function(server)
         local fd = tcp.connect(server:port()).fd
         unistd.write(fd, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert.equal("r", httpd.wait(fd, "r", 5))
+        assert.equal("r", httpd.wait(fd, "r", 60))
         unistd.close(fd)
-        httpd.sleep(0.05)
+        local deadline = httpd.now() + 60
+        repeat httpd.sleep(0.01) until not seen:is_open() or httpd.now() > deadline
         assert.same({ n = 3, nil, "respond: the client is gone, or the request was cancelled", "closed" },
           table.pack(seen:respond { body = "late" }))
         assert.equal("GET", seen.method)
@@ -959,24 +987,27 @@ describe("atelier.httpd", function()
 
   describe("drain", function()
     it("refuses new connections, finishes what is under way, ends idle ones and streams", function()
-      local server = child.start { drain = 10, run = { handler = function(request)
+      local server = child.start { drain = 120, run = { handler = function(request, server, log)
         if request.path == "/stream" then
           request:respond { stream = true }
           request:write "begun\n"
           httpd.park()
         end
-        httpd.sleep(0.3)
+        if request.path == "/busy" then
+          log:write("busy one begins\n")
+          repeat httpd.sleep(0.01) until server:stats().draining
+          httpd.sleep(0.1)
+        end
         request:respond { body = "done" }
       end } }
       local busy, idle, stream = tcp.connect(server.port), tcp.connect(server.port), tcp.connect(server.port)
       idle:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
       stream:send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
       repeat stream:fill() until stream.buffer:find("begun", 1, true)
-      busy:send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-      busy:fill(0.1)
-      local began = httpd.now()
+      busy:send("GET /busy HTTP/1.1\r\nHost: a\r\n\r\n")
+      server:logs("busy one begins")
       server:kill()
-      assert.is_true(idle:is_closed(2))
+      assert.is_true(idle:is_closed())
       assert.is_false(pcall(tcp.connect, server.port))
       local r = busy:response()
       assert.same({ "done", "close" }, { r.body, r.headers.connection })
@@ -985,18 +1016,20 @@ describe("atelier.httpd", function()
       for _, c in ipairs { busy, idle, stream } do c:close() end
       local how, code = server:wait()
       assert.same({ "exited", 0 }, { how, code })
-      assert.is_true(httpd.now() - began < 4)
-      assert.matches("complete: GET / 200 4 true", server:log(), 1, true)
+      assert.matches("complete: GET /busy 200 4 true", server:log(), 1, true)
       os.remove(server.path)
     end)
 
     it("cuts off what takes longer than its time", function()
-      local server = child.start { drain = 0.2, run = { handler = function() httpd.sleep(100) end } }
+      local server = child.start { drain = 0.2, run = { handler = function(_, _, log)
+        log:write("it begins\n")
+        httpd.sleep(600)
+      end } }
       local c = tcp.connect(server.port)
       c:send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-      c:fill(0.1)
+      server:logs("it begins")
       server:kill()
-      assert.is_true(c:is_closed(3))
+      assert.is_true(c:is_closed())
       assert.same({ "exited", 0 }, { server:wait() })
       assert.matches("complete: GET / 0 0 false", server:log(), 1, true)
       c:close()

@@ -18,7 +18,7 @@ local function serve(server, path, options)
   file:setvbuf("line")
   local run = {
     signals = { "TERM" },
-    on_signal = function() server:drain(options.drain or 5) end,
+    on_signal = function() server:drain(options.drain or 60) end,
     on_log = function(level, text) file:write(level, ": ", text, "\n") end,
     on_complete = function(request, info)
       file:write(("complete: %s %s %d %d %s\n"):format(request.method, request.path, info.status, info.bytes_sent,
@@ -54,11 +54,11 @@ function Child:log()
   return text
 end
 
---- Waits until the log has the text, as it is; raises after 10 s.
-function Child:logs(text)
-  local deadline = os.time() + 10
-  while not self:log():find(text, 1, true) do
-    assert(os.time() < deadline, "never logged: " .. text .. "\n" .. self:log())
+--- Waits until the log has the text, as it is; raises after 60 s. `from`: only what was logged behind so many bytes counts.
+function Child:logs(text, from)
+  local deadline = os.time() + 60
+  while not self:log():find(text, (from or 0) + 1, true) do
+    assert(os.time() < deadline, "never logged: " .. text .. "\n" .. self:log():sub(-4000))
     require("posix.time").nanosleep { tv_sec = 0, tv_nsec = 5000000 }
   end
 end

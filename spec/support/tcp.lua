@@ -32,9 +32,9 @@ function Client:send(text)
   return true
 end
 
---- Reads what is there into the buffer, waiting at most so many seconds (10). Nil at the end, false when nothing came.
+--- Reads what is there into the buffer, waiting at most so many seconds (60). Nil at the end, false when nothing came.
 function Client:fill(seconds)
-  if poll.rpoll(self.fd, math.floor((seconds or 10) * 1000)) ~= 1 then return false end
+  if poll.rpoll(self.fd, math.floor((seconds or 60) * 1000)) ~= 1 then return false end
   local text = socket.recv(self.fd, 262144)
   if not text or text == "" then
     self.is_ended, self.is_reset = true, not text
@@ -44,9 +44,9 @@ function Client:fill(seconds)
   return true
 end
 
---- Whether the other side closes (or resets) the connection within so many seconds (10). What comes before stays readable.
+--- Whether the other side closes (or resets) the connection within so many seconds (60). What comes before stays readable.
 function Client:is_closed(seconds)
-  local left = seconds or 10
+  local left = seconds or 60
   while not self.is_ended do
     if self:fill(left) == false then return false end
   end
