@@ -234,7 +234,10 @@ begin
     52, 1), 53, 1), 'hex')::uuid;
 end $$;
 
-alter table public.file_generation_queue alter column id set default public.ate_job_id();
+alter table public.file_generation_queue
+  alter column id set default public.ate_job_id(),
+  -- The clock: of a device's jobs the newest is the one that was queued last, however long its transaction took.
+  alter column created_at set default clock_timestamp();
 
 -- Rows inserted by hand have their place in the line too.
 create or replace function public.ate_place_in_queue() returns trigger

@@ -62,6 +62,34 @@ end $$;
 
 -- Entitlement -------------------------------------------------------------------------------------------------------
 
+-- What a device lacks by itself, whatever its rank; NULL when nothing. A body in this form is bound when it is created
+-- and becomes part of the statement that asks, so it costs nothing there: no search_path can bend it, and none is set.
+create or replace function public.ate_judge(device_hash text, device_status text, trial_ends_at timestamptz,
+  subscribed boolean, subscription_status text, licensed boolean, is_valid boolean, expires_at timestamptz,
+  moment timestamptz) returns text
+language sql stable return
+  case
+    when length(device_hash) not between 1 and 128 or device_hash ~ '^[.]|[^A-Za-z0-9._-]' then 'bad_device_hash'
+    when device_status = 'trial' then case when trial_ends_at > moment then null else 'trial_ended' end
+    when device_status is distinct from 'active' then 'device_not_active'
+    when not subscribed then 'no_subscription'
+    when subscription_status is distinct from 'active' then 'subscription_not_active'
+    when not licensed then 'no_licence'
+    when is_valid is not true then 'licence_invalid'
+    when expires_at <= moment then 'licence_expired'
+  end;
+
+-- Why an entitled device may not have a file that is there; NULL when it may.
+create or replace function public.ate_file_fault(generation_status text, is_active boolean, expires_at timestamptz,
+  tools jsonb, plan_tools jsonb, moment timestamptz) returns text
+language sql stable return
+  case
+    when generation_status is distinct from 'success' then 'pending'
+    when expires_at <= moment then 'file_expired'
+    when not plan_tools @> tools then 'beyond_plan'
+    when is_active is not true then 'file_inactive'
+  end;
+
 -- The one function that decides. An active device with an active subscription and a valid, unexpired licence; or a
 -- device in its trial; as long as its rank by age among its user's entitled devices is within its own plan's
 -- max_devices. The reason is NULL for the entitled.
@@ -90,17 +118,8 @@ begin
   ), judged as (
     select d.id, d.user_id, d.device_hash::text as device_hash, d.created_at, s.plan_id as wish,
       case when d.status = 'trial' then d.trial_ends_at else l.expires_at end as expires_at,
-      case
-        when length(d.device_hash) not between 1 and 128 or d.device_hash ~ '^[.]|[^A-Za-z0-9._-]'
-          then 'bad_device_hash'
-        when d.status = 'trial' then case when d.trial_ends_at > moment then null else 'trial_ended' end
-        when d.status is distinct from 'active' then 'device_not_active'
-        when s.id is null then 'no_subscription'
-        when s.status is distinct from 'active' then 'subscription_not_active'
-        when l.id is null then 'no_licence'
-        when l.is_valid is not true then 'licence_invalid'
-        when l.expires_at <= moment then 'licence_expired'
-      end as reason
+      public.ate_judge(d.device_hash::text, d.status::text, d.trial_ends_at, s.id is not null, s.status::text,
+        l.id is not null, l.is_valid, l.expires_at, moment) as reason
     from crowd d
       left join public.subscriptions s on s.device_id = d.id
       left join public.licenses l on l.device_id = d.id
@@ -140,8 +159,8 @@ language plpgsql stable security definer rows 1 set search_path = '' as $$
 begin
   return query
   select f.id, f.filename::text, f.file_size_bytes, f.expires_at, coalesce(f.download_count, 0),
-    coalesce(e.entitled and f.is_active and f.generation_status = 'success'
-      and (f.expires_at is null or f.expires_at > clock_timestamp()) and e.plan_tools @> f.tools, false)
+    e.entitled and f.id is not null and public.ate_file_fault(f.generation_status::text, f.is_active, f.expires_at,
+      f.tools, e.plan_tools, clock_timestamp()) is null
   from public.ate_entitlement(array[public.ate_find_device(get_download_info.device_hash)]) e
     left join public.ate_files f on f.device_id = e.device_id
     left join public.ate_templates t on t.id = f.template_id
@@ -162,22 +181,23 @@ end $$;
 
 -- Puts jobs in the queue, or touches those that are there. Never DO NOTHING: the touched row is locked until the
 -- caller commits, so that no claim can take it and read what was true before.
-create or replace function public.ate_enqueue(device_ids uuid[], template_ids uuid[], priority integer, reason text)
-returns uuid[]
+create or replace function public.ate_enqueue_jobs(device_ids uuid[], template_ids uuid[], priority integer,
+  reason text)
+returns table (queue_id uuid, created boolean)
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
-  purchase constant boolean := ate_enqueue.reason = 'purchase';
-  ids uuid[];
+  purchase constant boolean := ate_enqueue_jobs.reason = 'purchase';
 begin
+  return query
   with touched as (
     insert into public.file_generation_queue as q (device_id, template_id, priority, reason, run_after)
     -- A purchase often comes in several transactions. While a part is missing the job waits for it a little; the part
     -- that completes the purchase brings it forward.
-    select e.device_id, t.id, ate_enqueue.priority, ate_enqueue.reason,
+    select e.device_id, t.id, ate_enqueue_jobs.priority, ate_enqueue_jobs.reason,
       clock_timestamp() + case when e.entitled then interval '0' else interval '5 seconds' end
-    from public.ate_entitlement(ate_enqueue.device_ids) e
-      join public.ate_templates t on t.id = any (ate_enqueue.template_ids)
+    from public.ate_entitlement(ate_enqueue_jobs.device_ids) e
+      join public.ate_templates t on t.id = any (ate_enqueue_jobs.template_ids)
     where e.reason is distinct from 'bad_device_hash'
     order by e.device_id, t.id
     on conflict (device_id, template_id) where status = 'queued' do update set
@@ -187,11 +207,20 @@ begin
       retry_count = case when purchase then 0 else q.retry_count end,
       reason = case when purchase then 'purchase' else q.reason end,
       updated_at = clock_timestamp()
-    returning q.id
+    -- A row that was there has been locked by this transaction before it was changed, which xmax tells.
+    returning q.id, q.xmax = 0
+  ), told as materialized (
+    select public.ate_notify_jobs('queued', array_agg(id)) from touched
   )
-  select array_agg(id) into ids from touched;
-  perform public.ate_notify_jobs('queued', ids);
-  return ids;
+  select touched.* from touched, told;
+end $$;
+
+create or replace function public.ate_enqueue(device_ids uuid[], template_ids uuid[], priority integer, reason text)
+returns uuid[]
+language plpgsql security definer set search_path = '' as $$
+begin
+  return array(
+    select j.queue_id from public.ate_enqueue_jobs($1, $2, $3, $4) j);
 end $$;
 
 create or replace function public.ate_wake_workers() returns trigger
@@ -204,18 +233,18 @@ end $$;
 create or replace trigger ate_wake_workers after insert
   on public.file_generation_queue for each statement execute function public.ate_wake_workers();
 
-create or replace function public.queue_ate_generation(device_hash text, template_name text default 'smartgram',
-                                                       priority integer default 5) returns uuid
+create or replace function public.ate_request(device_hash text, template_name text, priority integer)
+returns table (queue_id uuid, created boolean)
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
-  device constant uuid := public.ate_find_device(queue_ate_generation.device_hash);
+  device constant uuid := public.ate_find_device(ate_request.device_hash);
   template uuid;
   refusal text;
 begin
-  if queue_ate_generation.priority is null or queue_ate_generation.priority not between 1 and 10 then
+  if ate_request.priority is null or ate_request.priority not between 1 and 10 then
     raise exception using errcode = 'AT004', detail = 'bad_priority', hint = 'Use 1 (first) to 10 (last).',
-      message = format('queue_ate_generation: priority %s: must be within 1 to 10', queue_ate_generation.priority);
+      message = format('queue_ate_generation: priority %s: must be within 1 to 10', ate_request.priority);
   end if;
   if device is null then
     raise exception using errcode = 'AT001', detail = 'unknown_device',
@@ -223,19 +252,27 @@ begin
       message = 'queue_ate_generation: unknown device';
   end if;
   select t.id into template from public.ate_templates t
-  where t.name = queue_ate_generation.template_name and t.is_active;
+  where t.name = ate_request.template_name and t.is_active;
   if template is null then
     raise exception using errcode = 'AT003', detail = 'unknown_template',
       hint = 'Publish the template, or name another one.',
       message = format('queue_ate_generation: template %s: unknown or inactive',
-                       coalesce(queue_ate_generation.template_name, 'NULL'));
+                       coalesce(ate_request.template_name, 'NULL'));
   end if;
   select e.reason into refusal from public.ate_entitlement(array[device]) e where not e.entitled;
   if found then
     raise exception using errcode = 'AT002', detail = refusal, hint = public.ate_reason_hint(refusal),
-      message = format('queue_ate_generation: device %s: not entitled (%s)', queue_ate_generation.device_hash, refusal);
+      message = format('queue_ate_generation: device %s: not entitled (%s)', ate_request.device_hash, refusal);
   end if;
-  return (public.ate_enqueue(array[device], array[template], queue_ate_generation.priority, 'request'))[1];
+  return query select j.queue_id, j.created
+    from public.ate_enqueue_jobs(array[device], array[template], ate_request.priority, 'request') j;
+end $$;
+
+create or replace function public.queue_ate_generation(device_hash text, template_name text default 'smartgram',
+                                                       priority integer default 5) returns uuid
+language plpgsql security definer set search_path = '' as $$
+begin
+  return (select r.queue_id from public.ate_request($1, $2, $3) r);
 end $$;
 
 create or replace function public.ate_reason_hint(reason text) returns text
@@ -872,7 +909,8 @@ begin
   for f in
     select p.oid::regprocedure as signature, p.proname as name from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'ate_caller', 'ate_find_device', 'ate_entitlement', 'ate_notify_jobs', 'ate_enqueue', 'ate_wake_workers',
+      'ate_caller', 'ate_find_device', 'ate_judge', 'ate_file_fault', 'ate_entitlement', 'ate_notify_jobs',
+      'ate_enqueue_jobs', 'ate_enqueue', 'ate_request', 'ate_wake_workers',
       'ate_reason_hint', 'ate_purchased', 'ate_on_subscriptions', 'ate_on_devices', 'ate_on_licenses', 'ate_put_back',
       'ate_worker_key', 'ate_worker_tick', 'ate_refuse', 'rescue_ate_generations', 'get_device_plan_info',
       'get_download_info', 'queue_ate_generation', 'log_download', 'claim_ate_generations', 'complete_ate_generations',

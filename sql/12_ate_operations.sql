@@ -134,7 +134,7 @@ begin
   begin
     update public.file_generation_queue q set
       status = 'queued', retry_count = 0, run_after = clock_timestamp(), finished_at = null, reason = 'retry',
-      updated_at = clock_timestamp()
+      created_at = clock_timestamp(), updated_at = clock_timestamp()
     where q.id = retry_ate_generation.queue_id
     returning q.id into waiting;
   exception when unique_violation then

@@ -154,8 +154,9 @@ describe("the migrations", function()
     local conninfo = support.database "pinned"
     database.migrate(conninfo)
     local s = session(conninfo)
+    -- A body that was bound when it was made needs no path, so long as nobody's rights are lent with it.
     assert.equal(0, s:value [[count(*) from pg_proc p where p.pronamespace = 'public'::regnamespace
-      and not coalesce(p.proconfig::text, '') ~ 'search_path']])
+      and not coalesce(p.proconfig::text, '') ~ 'search_path' and (p.prosecdef or p.prosqlbody is null)]])
     assert.equal(0, s:value [[count(*) from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
       and not relrowsecurity]])
   end)

@@ -1,0 +1,454 @@
+-- 13_ate_api.sql: what the HTTP API, its live events and its operators' pages ask of the database, one call each.
+--
+-- Owns no table but ate_queue_minutes, and decides nothing: who is entitled and whether a file may be had is asked of
+-- 11_ate_helper_functions.sql, whose SQLSTATEs are used here too. Safe to run again; pastes whole.
+--
+-- For users, as `authenticated` with their claims (the service may call them too, and sees everybody's):
+--   ate_status(device_hash, template)           one row; none for an unknown or foreign device. template_id NULL: no
+--                                               such template. `reason` says why not, and is NULL when is_ready: a
+--                                               reason of ate_entitlement, or no_file, pending, file_expired,
+--                                               beyond_plan, file_inactive. queue_id NULL: there is no job.
+--   ate_download(file_id)                       one row; none for an unknown or foreign file. verdict ok; gone (not
+--                                               allowed: a reason of ate_entitlement, or beyond_plan); pending (allowed,
+--                                               to be built anew: pending, file_inactive); expired_renewed (the file is
+--                                               over, the licence is not). `busy`: a job is queued or running.
+--   request_ate_generation(device_hash, template, priority)
+--                                               queue_id, created (false: it was queued already); refuses as
+--                                               queue_ate_generation does
+--   ate_jobs_of(ids)                            the caller's among these jobs, as they are now
+--   ate_present_jobs(max_rows)                  the newest job of each of the caller's devices and templates
+-- A job's `state` is queued, processing, completed or failed; a cancelled one shows as failed, with its reason. Its
+-- `position` counts from 1, up to 1,000, while it is queued.
+--
+-- For the service alone:
+--   ate_job_owners(ids)                         queue_id, user_id: whom a notification concerns
+--   ate_queue_summary()                         a row per state and priority: jobs, how many may run now, age of the
+--                                               oldest in seconds; of completed ones the last hour's (priority NULL)
+--   ate_series(minutes)                         a row per minute, oldest first: completed, failed, p50 and p95 in ms of
+--                                               wait (queued to claimed), run (claimed to finished) and total
+--   ate_worker_list()                           workers, whether they live, and what they hold
+--   ate_job_list(only_state, only_device, after_at, after_id, max_rows)
+--                                               jobs of a state (NULL: any), latest first (queued: next first); `at` is
+--                                               what they are sorted by: the last row's at and queue_id ask for the
+--                                               next page
+--   trim_ate_downloads(batch, older)            removes old rows of download_history; 0 means nothing is left
+
+do $$ begin
+  perform set_config('lock_timeout', '5s', true), set_config('client_min_messages', 'warning', true);
+end $$;
+
+-- For users ---------------------------------------------------------------------------------------------------------
+
+-- The place in the line of a job with that sort key, counted up to 1,000: whoever asks often must not count far.
+create or replace function public.ate_place(sort_key timestamptz) returns integer
+language plpgsql stable security definer set search_path = '' as $$
+#variable_conflict use_column
+begin
+  return 1 + (select count(*) from (
+    select from public.file_generation_queue q where q.status = 'queued' and q.sort_key < ate_place.sort_key
+    limit 999) ahead);
+end $$;
+
+-- The caller's user id; NULL for the service, which may see all. Anybody else is refused: no row is as good.
+create or replace function public.ate_person() returns uuid
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  caller constant text := public.ate_caller();
+begin
+  if caller = 'service' then
+    return null;
+  end if;
+  return coalesce(case when caller = 'user' then auth.uid() end, '00000000-0000-0000-0000-000000000000');
+end $$;
+
+-- Asked more often than all else together. So the ordinary case, a plan by its name and no more devices than it
+-- allows, is decided in one statement; any other goes to ate_entitlement, which decides the same.
+create or replace function public.ate_status(device_hash text, template text default 'smartgram')
+returns table (device_id uuid, template_id uuid, is_ready boolean, reason text, ate_file_id uuid, filename text,
+               file_size bigint, checksum text, download_count integer, expires_at timestamptz, queue_id uuid,
+               state text, stage text, "position" integer, attempt integer, error_code text, error_message text,
+               queued_at timestamptz, updated_at timestamptz)
+language plpgsql stable security definer rows 1
+set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := clock_timestamp();
+  person constant uuid := case when current_setting('role') = 'authenticated'
+    then coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000') else public.ate_person() end;
+  fault text;
+  place timestamptz;
+  ordinary boolean;
+begin
+  select d.id, t.id, f.id, f.filename, f.file_size_bytes, f.checksum, coalesce(f.download_count, 0), f.expires_at,
+    public.ate_judge(d.device_hash::text, d.status::text, d.trial_ends_at, s.id is not null, s.status::text,
+      l.id is not null, l.is_valid, l.expires_at, moment),
+    case when f.id is null then 'no_file' else public.ate_file_fault(f.generation_status::text, f.is_active,
+      f.expires_at, f.tools, p.tools, moment) end,
+    p.max_devices >= greatest(1, (
+      select count(*) from (select from public.devices o where o.user_id = d.user_id limit p.max_devices + 1) o)),
+    q.id, case q.status when 'cancelled' then 'failed' else q.status end, q.stage, q.attempt, q.error_code,
+    q.error_message, q.created_at, q.updated_at, case when q.status = 'queued' then q.sort_key end
+  into device_id, template_id, ate_file_id, filename, file_size, checksum, download_count, expires_at, reason, fault,
+    ordinary, queue_id, state, stage, attempt, error_code, error_message, queued_at, updated_at, place
+  from public.devices d
+    left join public.subscriptions s on s.device_id = d.id
+    left join public.licenses l on l.device_id = d.id
+    left join public.plans p on p.name = s.plan_id
+    left join public.ate_templates t on t.name = ate_status.template
+    left join public.ate_files f on f.device_id = d.id and f.template_id = t.id
+    left join lateral (
+      select j.* from public.file_generation_queue j where j.device_id = d.id and j.template_id = t.id
+      order by j.created_at desc limit 1) q on true
+  where d.device_hash = ate_status.device_hash and (person is null or d.user_id = person);
+  if not found then
+    return;
+  end if;
+  if ordinary is not true and reason is null then
+    select e.reason, case when ate_file_id is null then 'no_file' else (
+        select public.ate_file_fault(f.generation_status::text, f.is_active, f.expires_at, f.tools, e.plan_tools,
+          moment)
+        from public.ate_files f where f.id = ate_file_id) end
+    into reason, fault from public.ate_entitlement(array[device_id]) e;
+  end if;
+  reason := coalesce(reason, fault);
+  is_ready := reason is null;
+  if place is not null then
+    "position" := public.ate_place(place);
+  elsif queue_id is null and template_id is not null then
+    select h.id, case h.status when 'cancelled' then 'failed' else h.status end, h.attempt, h.error_code,
+      h.error_message, h.created_at, h.finished_at
+    into queue_id, state, attempt, error_code, error_message, queued_at, updated_at
+    from public.file_generation_history h
+    where h.device_id = ate_status.device_id and h.template_id = ate_status.template_id
+    order by h.finished_at desc limit 1;
+  end if;
+  return next;
+end $$;
+
+create or replace function public.ate_download(file_id uuid)
+returns table (ate_file_id uuid, device_id uuid, device_hash text, user_id uuid, template text, verdict text,
+               reason text, busy boolean, file_path text, filename text, file_size bigint, checksum text,
+               container text, expires_at timestamptz, updated_at timestamptz)
+language plpgsql stable security definer rows 1
+set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  person constant uuid := public.ate_person();
+begin
+  select f.id, f.device_id, d.device_hash, d.user_id, t.name, f.file_path, f.filename, f.file_size_bytes, f.checksum,
+    f.container, f.expires_at, f.updated_at, e.reason,
+    public.ate_file_fault(f.generation_status::text, f.is_active, f.expires_at, f.tools, e.plan_tools,
+      clock_timestamp())
+  into ate_file_id, device_id, device_hash, user_id, template, file_path, filename, file_size, checksum, container,
+    expires_at, updated_at, reason, verdict
+  from public.ate_files f
+    join public.devices d on d.id = f.device_id
+    join public.ate_templates t on t.id = f.template_id
+    cross join lateral public.ate_entitlement(array[f.device_id]) e
+  where f.id = ate_download.file_id and (person is null or d.user_id = person);
+  if not found then
+    return;
+  end if;
+  busy := exists (
+    select from public.file_generation_queue q join public.ate_files f on f.id = ate_download.file_id
+    where q.device_id = f.device_id and q.template_id = f.template_id and q.status = 'queued'
+  ) or exists (
+    select from public.file_generation_queue q join public.ate_files f on f.id = ate_download.file_id
+    where q.device_id = f.device_id and q.template_id = f.template_id and q.status = 'processing');
+  reason := coalesce(reason, verdict);
+  verdict := case
+    when reason is null then 'ok'
+    when reason = 'file_expired' then 'expired_renewed'
+    when reason in ('pending', 'file_inactive') then 'pending'
+    else 'gone'
+  end;
+  return next;
+end $$;
+
+create or replace function public.request_ate_generation(device_hash text, template text default 'smartgram',
+  priority integer default 5)
+returns table (queue_id uuid, created boolean)
+language plpgsql security definer rows 1 set search_path = '' as $$
+#variable_conflict use_column
+begin
+  return query select j.queue_id, j.created from public.ate_request(request_ate_generation.device_hash,
+    request_ate_generation.template, request_ate_generation.priority) j;
+end $$;
+
+-- A job as its owner sees it. The device's own hash: the one on the row is that of the last claim.
+create or replace function public.ate_jobs_of(ids uuid[])
+returns table (queue_id uuid, device_id uuid, device_hash text, template text, ate_file_id uuid, state text,
+               stage text, "position" integer, attempt integer, error_code text, error_message text,
+               queued_at timestamptz, updated_at timestamptz)
+language plpgsql stable security definer rows 20
+set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  person constant uuid := public.ate_person();
+begin
+  return query
+  select q.id, q.device_id, d.device_hash::text, t.name::text, f.id,
+    (case q.status when 'cancelled' then 'failed' else q.status end)::text, q.stage,
+    case when q.status = 'queued' then public.ate_place(q.sort_key) end, q.attempt, q.error_code, q.error_message,
+    q.created_at, q.updated_at
+  from public.file_generation_queue q
+    join public.devices d on d.id = q.device_id
+    join public.ate_templates t on t.id = q.template_id
+    left join public.ate_files f on f.device_id = q.device_id and f.template_id = q.template_id
+  where q.id = any (ate_jobs_of.ids) and (person is null or d.user_id = person)
+  order by q.updated_at, q.id;
+end $$;
+
+create or replace function public.ate_present_jobs(max_rows integer default 200)
+returns table (queue_id uuid, device_id uuid, device_hash text, template text, ate_file_id uuid, state text,
+               stage text, "position" integer, attempt integer, error_code text, error_message text,
+               queued_at timestamptz, updated_at timestamptz)
+language plpgsql stable security definer rows 20
+set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  person constant uuid := public.ate_person();
+begin
+  return query
+  select j.* from public.ate_jobs_of(array(
+    select q.id from public.devices d
+      cross join public.ate_templates t
+      cross join lateral (
+        select o.id, o.updated_at from public.file_generation_queue o
+        where o.device_id = d.id and o.template_id = t.id order by o.created_at desc limit 1) q
+    where d.user_id = person
+    order by q.updated_at desc limit least(greatest(coalesce(max_rows, 200), 0), 1000))) j;
+end $$;
+
+-- For the service ---------------------------------------------------------------------------------------------------
+
+create or replace function public.ate_job_owners(ids uuid[]) returns table (queue_id uuid, user_id uuid)
+language plpgsql stable security definer rows 50
+set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+  return query
+  select q.id, d.user_id from public.file_generation_queue q join public.devices d on d.id = q.device_id
+  where q.id = any (ate_job_owners.ids) and d.user_id is not null;
+end $$;
+
+create or replace function public.ate_queue_summary()
+returns table (state text, priority integer, jobs bigint, ready bigint, oldest_seconds double precision)
+language plpgsql security definer rows 20 set search_path = '' as $$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := clock_timestamp();
+begin
+  return query
+  select 'queued', q.priority, count(*), count(*) filter (where q.run_after <= moment),
+    extract(epoch from moment - min(q.created_at))::float8
+  from public.file_generation_queue q where q.status = 'queued' group by q.priority
+  union all
+  select 'processing', q.priority, count(*), 0::bigint, extract(epoch from moment - min(q.claimed_at))::float8
+  from public.file_generation_queue q where q.status = 'processing' group by q.priority
+  union all
+  select q.status::text, null::integer, count(*), 0::bigint, extract(epoch from moment - min(q.finished_at))::float8
+  from public.file_generation_queue q where q.status in ('failed', 'cancelled') group by q.status
+  union all
+  select 'completed', null::integer, sum(s.completed)::bigint, 0::bigint, null::float8 from public.ate_series(60) s;
+end $$;
+
+-- Minutes that are over do not change: each is counted once, by whoever asks first.
+create table if not exists public.ate_queue_minutes (
+  minute timestamptz primary key,
+  completed integer not null,
+  failed integer not null,
+  wait_p50 real, wait_p95 real,
+  run_p50 real, run_p95 real,
+  total_p50 real, total_p95 real
+);
+comment on table public.ate_queue_minutes is 'Throughput and latency (ms) of minutes that are over, for two days';
+
+-- The jobs that finished from one moment to another, wherever their rows are now.
+create or replace function public.ate_measure(since timestamptz, until timestamptz) returns public.ate_queue_minutes
+language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+#variable_conflict use_column
+declare
+  parts constant float8[] := '{0.5, 0.95}';
+  minute timestamptz;
+  completed integer;
+  failed integer;
+  wait float8[];
+  run float8[];
+  total float8[];
+begin
+  with done as (
+    select q.status, q.created_at, q.claimed_at, q.finished_at from public.file_generation_queue q
+    where q.finished_at >= ate_measure.since and q.finished_at < ate_measure.until
+    union all
+    select h.status, h.created_at, h.claimed_at, h.finished_at from public.file_generation_history h
+    where h.finished_at >= ate_measure.since and h.finished_at < ate_measure.until
+  ), took as (
+    select d.status, extract(epoch from d.claimed_at - d.created_at)::float8 * 1000 as wait,
+      extract(epoch from d.finished_at - d.claimed_at)::float8 * 1000 as run,
+      extract(epoch from d.finished_at - d.created_at)::float8 * 1000 as total
+    from done d
+  )
+  select ate_measure.since, count(*) filter (where t.status = 'completed'), count(*) filter (where t.status = 'failed'),
+    percentile_cont(parts) within group (order by t.wait) filter (where t.status = 'completed') as wait,
+    percentile_cont(parts) within group (order by t.run) filter (where t.status = 'completed') as run,
+    percentile_cont(parts) within group (order by t.total) filter (where t.status = 'completed') as total
+  into minute, completed, failed, wait, run, total from took t;
+  return (minute, completed, failed, wait[1], wait[2], run[1], run[2], total[1], total[2])::public.ate_queue_minutes;
+end $$;
+
+create or replace function public.ate_series(minutes integer default 60)
+returns setof public.ate_queue_minutes
+language plpgsql security definer rows 60 set search_path = '' as $$
+#variable_conflict use_column
+declare
+  present constant timestamptz := date_trunc('minute', clock_timestamp());
+  first constant timestamptz := present - least(greatest(coalesce(ate_series.minutes, 60), 1), 1440)
+    * interval '1 minute';
+begin
+  -- A completion has its time shortly before it is committed: the last minute is left open a little.
+  if clock_timestamp() - present > interval '5 seconds' and pg_try_advisory_xact_lock(1098149230) then
+    insert into public.ate_queue_minutes
+    select m.* from generate_series(first, present - interval '1 minute', '1 minute') g (minute)
+      cross join lateral public.ate_measure(g.minute, g.minute + interval '1 minute') m
+    where not exists (select from public.ate_queue_minutes k where k.minute = g.minute)
+    on conflict (minute) do nothing;
+    delete from public.ate_queue_minutes m where m.minute < present - interval '2 days';
+  end if;
+  return query
+  select coalesce(k.minute, m.minute), coalesce(k.completed, m.completed), coalesce(k.failed, m.failed),
+    coalesce(k.wait_p50, m.wait_p50), coalesce(k.wait_p95, m.wait_p95), coalesce(k.run_p50, m.run_p50),
+    coalesce(k.run_p95, m.run_p95), coalesce(k.total_p50, m.total_p50), coalesce(k.total_p95, m.total_p95)
+  from generate_series(first, present, '1 minute') g (minute)
+    left join public.ate_queue_minutes k on k.minute = g.minute
+    left join lateral public.ate_measure(g.minute, g.minute + interval '1 minute') m on k.minute is null
+  order by g.minute;
+end $$;
+
+create or replace function public.ate_worker_list()
+returns table (worker_id text, host text, pid integer, alive boolean, lock_held boolean, started_at timestamptz,
+               last_seen timestamptz, gone_at timestamptz, gone_reason text, jobs integer, oldest_claim timestamptz,
+               lease_until timestamptz, queue_ids uuid[])
+language plpgsql stable security definer rows 20 set search_path = '' as $$
+#variable_conflict use_column
+begin
+  return query
+  select w.worker_id, w.host, w.pid,
+    w.gone_at is null and case when w.lock_held then public.ate_worker_key(w.worker_id) in (
+        select l.classid::bigint << 32 | l.objid::bigint from pg_locks l
+        where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+          and l.database = (select d.oid from pg_database d where d.datname = current_database()))
+      else coalesce(greatest(w.last_seen + interval '1 minute', h.until) > clock_timestamp(), false) end,
+    w.lock_held, w.started_at, w.last_seen, w.gone_at,
+    w.gone_reason, coalesce(h.jobs, 0)::integer, h.oldest, h.until, coalesce(h.ids, '{}')
+  from public.ate_workers w
+    left join (
+      select q.worker_id, count(*) as jobs, min(q.claimed_at) as oldest, min(q.lease_until) as until,
+        array_agg(q.id order by q.claimed_at) as ids
+      from public.file_generation_queue q where q.lease_until is not null group by q.worker_id) h
+      on h.worker_id = w.worker_id
+  order by w.gone_at is not null, w.started_at desc, w.worker_id;
+end $$;
+
+create or replace function public.ate_job_list(only_state text default null, only_device text default null,
+  after_at timestamptz default null, after_id uuid default null, max_rows integer default 50)
+returns table (at timestamptz, queue_id uuid, device_id uuid, device_hash text, template text, state text,
+               stage text, priority integer, reason text, attempt integer, retry_count integer, max_retries integer,
+               worker_id text, lease_until timestamptz, run_after timestamptz, verdict text, error_code text,
+               error_message text, queued_at timestamptz, claimed_at timestamptz, finished_at timestamptz,
+               updated_at timestamptz)
+language plpgsql stable security definer rows 50 set search_path = '' set enable_seqscan = off set jit = off as $$
+#variable_conflict use_column
+declare
+  wanted constant text := ate_job_list.only_state;
+  -- Each kind is walked along an index of its own; ids of jobs begin with their time.
+  key constant text := case
+    when ate_job_list.only_device is not null then 'created_at'
+    when wanted is null then 'id'
+    when wanted = 'queued' then 'sort_key'
+    when wanted = 'processing' then 'claimed_at'
+    else 'finished_at'
+  end;
+  kind constant text := case
+    when wanted is null then 'true'
+    when wanted = 'processing' then 'q.lease_until is not null'
+    else format('q.status = %L', wanted)
+      || case when key = 'finished_at' then ' and q.finished_at is not null' else '' end
+  end;
+  owner constant text := case when ate_job_list.only_device is null then 'true'
+    else 'q.device_id = (select d.id from public.devices d where d.device_hash = $1)' end;
+  onward constant text := case
+    when key = 'id' and after_id is not null then 'q.id < $3'
+    when key <> 'id' and after_at is not null then format('(q.%I, q.id) %s ($2, coalesce($3, %L))', key,
+      case key when 'sort_key' then '>' else '<' end, '00000000-0000-0000-0000-000000000000')
+    else 'true'
+  end;
+begin
+  if wanted not in ('queued', 'processing', 'completed', 'failed', 'cancelled') then
+    raise exception using errcode = 'AT008', detail = 'state', hint = 'Use the name of a state.',
+      message = format('ate_job_list: state %s: unknown', wanted);
+  end if;
+  return query execute format($q$
+    select %1$s, q.id, q.device_id, d.device_hash::text, t.name::text, q.status::text, q.stage, q.priority, q.reason,
+      q.attempt, q.retry_count, q.max_retries, q.worker_id, q.lease_until, q.run_after, q.verdict, q.error_code,
+      q.error_message, q.created_at, q.claimed_at, q.finished_at, q.updated_at
+    from (
+      select * from public.file_generation_queue q where %2$s and %3$s and %4$s order by %5$s limit $4) q
+      join public.devices d on d.id = q.device_id
+      join public.ate_templates t on t.id = q.template_id
+    order by %5$s $q$,
+    case key when 'id' then 'q.created_at' else format('q.%I', key) end, kind, owner, onward,
+    case key when 'id' then 'q.id desc' when 'sort_key' then 'q.sort_key, q.id'
+      else format('q.%I desc, q.id desc', key) end)
+  using ate_job_list.only_device, after_at, after_id, least(greatest(coalesce(max_rows, 50), 1), 1000);
+end $$;
+
+create or replace function public.trim_ate_downloads(batch integer default 1000, older interval default '90 days')
+returns integer
+language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+declare
+  removed integer;
+begin
+  delete from public.download_history h
+  where h.id in (
+    select o.id from public.download_history o where o.created_at < clock_timestamp() - older
+    order by o.created_at limit batch for update skip locked);
+  get diagnostics removed = row_count;
+  return removed;
+end $$;
+
+create index if not exists download_history_created on public.download_history (created_at);
+-- Failures are few among many, and are looked at first.
+create index if not exists file_generation_queue_failed on public.file_generation_queue (finished_at, id)
+  where status in ('failed', 'cancelled');
+
+-- Who may call what -------------------------------------------------------------------------------------------------
+
+do $$
+declare
+  f record;
+begin
+  if not (select relrowsecurity from pg_class where oid = 'public.ate_queue_minutes'::regclass) then
+    alter table public.ate_queue_minutes enable row level security;
+  end if;
+  revoke all on table public.ate_queue_minutes from public, anon, authenticated, service_role;
+  grant select on table public.ate_queue_minutes to service_role;
+  if not exists (select from pg_policies where schemaname = 'public' and tablename = 'ate_queue_minutes'
+                 and policyname = 'ate_queue_minutes_service') then
+    create policy ate_queue_minutes_service on public.ate_queue_minutes for select to service_role using (true);
+  end if;
+  for f in
+    select p.oid::regprocedure as signature, p.proname as name from pg_proc p
+    where p.pronamespace = 'public'::regnamespace and p.proname in (
+      'ate_place', 'ate_person', 'ate_status', 'ate_download', 'request_ate_generation', 'ate_jobs_of',
+      'ate_present_jobs', 'ate_job_owners', 'ate_queue_summary', 'ate_measure', 'ate_series', 'ate_worker_list',
+      'ate_job_list', 'trim_ate_downloads')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
+    if f.name in ('ate_status', 'ate_download', 'request_ate_generation', 'ate_jobs_of', 'ate_present_jobs') then
+      execute format('grant execute on function %s to authenticated, service_role', f.signature);
+    elsif f.name not in ('ate_place', 'ate_person', 'ate_measure') then
+      execute format('grant execute on function %s to service_role', f.signature);
+    end if;
+  end loop;
+end $$;
