@@ -1,0 +1,274 @@
+--- Who asks: reads and verifies the bearer token of a request.
+--
+-- Owns the rules of RFC 7515 and 7519 as far as they are used here, and the place where the secret of HS256 tokens
+-- lies. The key decides the algorithm: HS256 belongs to the secret, ES256 and RS256 to the key that the JWKS has
+-- under the token's `kid`. Never logs a token or a part of one. Must not know routes or the database.
+--
+-- What is refused with 401: no token, a malformed one, a wrong signature, one whose time is over or has not come, and
+-- one that names nobody (role `anon`): another token helps. With 403: a token that is good but for others, such as
+-- service_role where a user is meant: signing in again does not help.
+-- @module api.auth
+local crypto = require "atelier.crypto"
+local json = require "atelier.json"
+local problem = require "api.problem"
+local secret = require "api.secret"
+
+local M = {}
+
+local LONGEST = 8192 -- bytes of a token
+local LEEWAY = 30
+local CACHED = 4096 -- verified tokens that are remembered, and as many before them
+
+local UUID = ("^h8-h4-h4-h4-h12$"):gsub("%-", "%%-"):gsub("h(%d+)", function(n)
+  return ("%x"):rep(tonumber(n))
+end)
+
+local Auth = {}
+Auth.__index = Auth
+
+local function unauthorized(code, message, hint)
+  return problem.new(401, code, message, { hint = hint, headers = {
+    ["WWW-Authenticate"] = code == "no_token" and 'Bearer realm="atelier"'
+      or ('Bearer realm="atelier", error="invalid_token", error_description="%s"'):format(message) } })
+end
+
+local function bad(message)
+  return unauthorized("bad_token", message)
+end
+
+-- ==== the token's form =========================================================================
+
+local function decode_object(segment)
+  local text = crypto.base64url_decode(segment)
+  -- Postgres cannot hold a NUL, which JSON can say.
+  if not text or text:find("\\u0000", 1, true) then
+    return nil
+  end
+  local value = json.decode(text, { max_depth = 32 })
+  if type(value) ~= "table" or json.is_array(value) then
+    return nil
+  end
+  return value, text
+end
+
+local function split(token)
+  if #token > LONGEST then
+    return nil, bad "the token is too long"
+  end
+  local head, body, signature = token:match "^([%w_-]+)%.([%w_-]+)%.([%w_-]+)$"
+  local header = head and decode_object(head)
+  local claims, text = decode_object(body or "")
+  signature = crypto.base64url_decode(signature or "=")
+  if not header or not claims or not signature then
+    return nil, bad "the token is malformed"
+  elseif header.crit ~= nil then
+    return nil, bad "the token has critical extensions, which are not known here"
+  end
+  return { header = header, claims = claims, text = text, signature = signature, signed = head .. "." .. body }
+end
+
+-- ==== the signature ============================================================================
+
+local VERIFY = {}
+
+function VERIFY.HS256(self, parts)
+  if not self.secret then
+    return bad "the token's algorithm is not accepted"
+  end
+  local mac = assert(crypto.hmac_sha256(self.secret, parts.signed))
+  if not crypto.equal(mac, parts.signature) then
+    return bad "the token's signature is wrong"
+  end
+end
+
+local function verify_with_key(self, parts)
+  if not self.keys then
+    return bad "the token's algorithm is not accepted"
+  elseif type(parts.header.kid) ~= "string" then
+    return bad "the token names no key"
+  end
+  local key, code = self.keys:find(parts.header.kid)
+  if not key then
+    if code == "unavailable" then
+      return problem.new(503, "keys_unavailable", "the keys that sign tokens cannot be fetched at the moment",
+        { headers = { ["Retry-After"] = "5" } })
+    end
+    return bad "the token's key is unknown"
+  end
+  if not key:verify(parts.header.alg, parts.signed, parts.signature) then -- nil for an algorithm that is not the key's
+    return bad "the token's signature is wrong"
+  end
+end
+
+VERIFY.ES256, VERIFY.RS256 = verify_with_key, verify_with_key
+
+-- ==== the claims ===============================================================================
+
+local function is_time(value)
+  return type(value) == "number" and value == value and value > -1e15 and value < 1e15
+end
+
+local function time_fault(claims, now)
+  if not is_time(claims.exp) then
+    return bad "the token has no expiry"
+  elseif claims.nbf ~= nil and not is_time(claims.nbf) or claims.iat ~= nil and not is_time(claims.iat) then
+    return bad "the token's times are malformed"
+  elseif now >= claims.exp + LEEWAY then
+    return unauthorized("token_expired", "the token has expired", "Sign in again.")
+  elseif claims.nbf and now < claims.nbf - LEEWAY then
+    return unauthorized("token_early", "the token is not valid yet", "Is the clock of its issuer right?")
+  end
+end
+
+local function names(audience, wanted)
+  if type(audience) == "string" then
+    return audience == wanted
+  elseif not json.is_array(audience) then
+    return false
+  end
+  for _, one in ipairs(audience) do
+    if one == wanted then
+      return true
+    end
+  end
+  return false
+end
+
+-- A project's legacy keys name "supabase" as their issuer and have neither subject nor audience.
+local function issuer_fault(self, claims)
+  if self.issuer and claims.iss ~= self.issuer
+    and not (claims.role == "service_role" and claims.sub == nil and claims.iss == "supabase") then
+    return bad "the token's issuer is not accepted"
+  end
+end
+
+local function user_fault(self, claims)
+  if claims.role == "anon" then
+    return unauthorized("not_signed_in", "the token belongs to nobody", "Sign in; the public key is no user's token.")
+  elseif claims.role ~= "authenticated" then
+    return problem.new(403, "wrong_role", "this is for users, and the token is not a user's")
+  elseif not names(claims.aud, self.audience) then
+    return bad "the token is meant for another audience"
+  elseif type(claims.sub) ~= "string" or not claims.sub:find(UUID) then
+    return bad "the token's subject is not a user's id"
+  end
+end
+
+local function operator_fault(claims)
+  if claims.role == "anon" then
+    return unauthorized("not_signed_in", "the token belongs to nobody")
+  elseif claims.role ~= "service_role" then
+    return problem.new(403, "wrong_role", "this is for operators, and the token is not an operator's")
+  end
+end
+
+-- ==== verifying ================================================================================
+
+local function identify(self, parts, now)
+  local verify = VERIFY[parts.header.alg]
+  if not verify then
+    return nil, bad "the token's algorithm is not accepted"
+  end
+  local claims = parts.claims
+  local fault = verify(self, parts) or time_fault(claims, now) or issuer_fault(self, claims)
+  if fault then
+    return nil, fault
+  end
+  return { id = type(claims.sub) == "string" and claims.sub:lower() or nil, role = claims.role, claims = claims,
+    text = parts.text, expires = claims.exp + LEEWAY, starts = (claims.nbf or now) - LEEWAY,
+    kid = parts.header.alg ~= "HS256" and parts.header.kid or nil,
+    user_fault = user_fault(self, claims), operator_fault = operator_fault(claims) }
+end
+
+local function remember(self, digest, identity)
+  if self.count >= CACHED then
+    self.former, self.recent, self.count = self.recent, {}, 0
+  end
+  self.recent[digest] = identity
+  self.count = self.count + 1
+end
+
+-- A token that was verified is good until its time is over, or its key is gone.
+local function recall(self, digest, now)
+  local identity = self.recent[digest]
+  if not identity then
+    identity = self.former[digest]
+    if not identity then
+      return nil
+    end
+    remember(self, digest, identity)
+  end
+  if now >= identity.expires or now < identity.starts
+    or identity.kid and not self.keys:has(identity.kid) then
+    self.recent[digest] = nil
+    return nil
+  end
+  return identity
+end
+
+--- Verifies a token.
+-- @tparam string token
+-- @treturn[1] table identity: `id`, `role`, `claims`, `text` (the claims as JSON); `user_fault` and `operator_fault`
+--   are problems, absent when it may be used as such
+-- @treturn[2] nil
+-- @treturn[2] table problem
+function Auth:verify(token)
+  local now = self.clock()
+  local digest = assert(crypto.sha256(token))
+  local identity = recall(self, digest, now)
+  if identity then
+    return identity
+  end
+  local parts, fault = split(token)
+  if not parts then
+    return nil, fault
+  end
+  identity, fault = identify(self, parts, now)
+  if identity then
+    remember(self, digest, identity)
+  end
+  return identity, fault
+end
+
+--- Finds out who asks.
+-- @tparam ?string authorization the header's value; the server refuses two of them
+-- @tparam string kind "user" or "operator"
+-- @treturn table identity; raises a problem when it is not one of that kind
+function Auth:require(authorization, kind)
+  local token = authorization and authorization:match "^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$"
+  if not token then
+    error(authorization and bad "the Authorization header is not a bearer token"
+      or unauthorized("no_token", "a bearer token is needed"), 0)
+  end
+  local identity, fault = self:verify(token)
+  fault = fault or identity[kind == "operator" and "operator_fault" or "user_fault"]
+  if fault then
+    error(fault, 0)
+  end
+  return identity
+end
+
+--- A verifier.
+-- @tparam table options `secret` of HS256 (string or crypto.secret), `keys` (of api.jwks), `audience` of users'
+--   tokens, `issuer` (any when absent), `clock` (os.time)
+-- @treturn table auth
+function M.new(options)
+  return setmetatable({ secret = options.secret, keys = options.keys, audience = options.audience or "authenticated",
+    issuer = options.issuer, clock = options.clock or os.time, recent = {}, former = {}, count = 0 }, Auth)
+end
+
+--- The verifier that a configuration asks for.
+-- @tparam table config
+-- @treturn[1] table auth
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.of_config(config)
+  local key, message, code = secret.ensure(config)
+  if not key then
+    return nil, message, code
+  end
+  return M.new { secret = key, audience = config.jwt_audience, issuer = config.jwt_issuer }
+end
+
+return M
