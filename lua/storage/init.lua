@@ -8,7 +8,9 @@
 --   get(key)                   → open file | nil, message, code
 --   head(key)                  → {size} | nil, message, code
 --   delete(keys)               → number deleted | nil, message, code
---   list(prefix, after)        → {{key, size}, …} in key order, at most 1,000 | nil, message, code
+--   list(prefix, after)        → {{key, size, age}, …} in key order, at most 1,000; age in seconds by the store's own
+--                              clock; and names of what writers left unfinished on the way | nil, message, code
+--   clear(names, age)          → number of those names removed that are at least so many seconds old
 --   staging()                  → folder on the store's own disk where large files are prepared, or nil
 --   close()
 --

@@ -6,12 +6,14 @@ local dirent = require "posix.dirent"
 local stat = require "posix.sys.stat"
 local unistd = require "posix.unistd"
 local errno = require "posix.errno"
+local utime = require "posix.utime"
 
 local M = {}
 local Store = {}
 Store.__index = Store
 
 local PAGE = 1000
+local UNFINISHED = "^%.%d+%.%d+%.tmp$" -- what atelier.fs calls a file that it cannot write without a name
 local NAMES = { EEXIST = "exists", ENOENT = "not_found", ENOSPC = "full", EDQUOT = "full", EROFS = "read_only" }
 
 local function failure(operation, key, message, number)
@@ -112,47 +114,91 @@ function Store:delete(keys)
   return count
 end
 
--- What a folder holds, in key order: a folder sorts with its slash. What the writer has not finished begins with a dot.
-local function sorted_entries(root, folder)
-  local entries = {}
-  for _, name in ipairs(dirent.dir(root .. "/" .. folder)) do
-    local info = name:sub(1, 1) ~= "." and stat.lstat(root .. "/" .. folder .. name)
-    if info then
-      local is_folder = stat.S_ISDIR(info.st_mode) ~= 0
-      local key = folder .. name .. (is_folder and "/" or "")
-      entries[#entries + 1] = { key = key, size = info.st_size, folder = is_folder }
-    end
+-- What time the store has: its disk may be another machine's, whose clock the files' times are of.
+local function disk_time(root)
+  local path = root .. "/.clock"
+  local file = io.open(path, "a")
+  if file then
+    file:close()
+    utime.utime(path)
   end
-  table.sort(entries, function(a, b)
-    return a.key < b.key
-  end)
-  return entries
+  local info = file and stat.stat(path)
+  return info and info.st_mtime or os.time()
 end
 
--- Walks in key order and stops when the page is full; a folder wholly before `after` or outside `prefix` is skipped.
-local function walk(root, folder, prefix, after, found)
-  for _, entry in ipairs(sorted_entries(root, folder)) do
-    local key = entry.key
-    if #found >= PAGE then
-      return
-    elseif entry.folder then
-      local relevant = key:sub(1, #prefix) == prefix or prefix:sub(1, #key) == key
-      if relevant and not (after and key .. "\255" < after) then
-        walk(root, key, prefix, after, found)
-      end
-    elseif key:sub(1, #prefix) == prefix and not (after and key <= after) then
-      found[#found + 1] = { key = key, size = entry.size }
+-- The names in a folder that the page can hold, in order. Nothing is asked about the others: there may be many.
+local function names_in(folder, walk)
+  local listed, all = pcall(dirent.dir, walk.root .. "/" .. folder)
+  if not listed and folder == "" then
+    error(all, 0)
+  end
+  local names = {}
+  for _, name in ipairs(listed and all or {}) do
+    local key = folder .. name
+    local relevant = key:sub(1, #walk.prefix) == walk.prefix or walk.prefix:sub(1, #key + 1) == key .. "/"
+    local is_unfinished = name:find(UNFINISHED)
+    if relevant and is_unfinished then
+      walk.unfinished[#walk.unfinished + 1] = key
+    elseif relevant and name:sub(1, 1) ~= "." and not (walk.after and key .. "/\255" < walk.after) then
+      names[#names + 1] = name
     end
   end
+  table.sort(names)
+  return names
+end
+
+local visit
+
+-- Visits the folders that come before a key: "a/" comes after "a-b", whatever their names' order.
+local function visit_folders(folders, before, walk)
+  while folders[1] and not (before and folders[1] > before) and #walk.found < PAGE do
+    visit(table.remove(folders, 1), walk)
+  end
+end
+
+-- Walks in key order and stops when the page is full.
+function visit(folder, walk)
+  local folders = {}
+  for _, name in ipairs(names_in(folder, walk)) do
+    local key = folder .. name
+    visit_folders(folders, key, walk)
+    if #walk.found >= PAGE then
+      return
+    end
+    local info = stat.lstat(walk.root .. "/" .. key)
+    if info and stat.S_ISDIR(info.st_mode) ~= 0 then
+      folders[#folders + 1] = key .. "/"
+      table.sort(folders)
+    elseif info and stat.S_ISREG(info.st_mode) ~= 0 and key:sub(1, #walk.prefix) == walk.prefix
+      and not (walk.after and key <= walk.after) then
+      walk.found[#walk.found + 1] = { key = key, size = info.st_size, age = walk.now - info.st_mtime }
+    end
+  end
+  visit_folders(folders, nil, walk)
 end
 
 function Store:list(prefix, after)
-  local found = {}
-  local ok, message = pcall(walk, self.root, "", prefix or "", after, found)
+  local walk = { root = self.root, prefix = prefix or "", after = after, found = {}, unfinished = {},
+    now = disk_time(self.root) }
+  local ok, message = pcall(visit, "", walk)
   if not ok then
     return nil, "storage: list: " .. tostring(message), "io"
   end
-  return found
+  return walk.found, walk.unfinished
+end
+
+-- Removes temporary files that are this old; a writer that lives has younger ones. Gives their number.
+function Store:clear(unfinished, age)
+  local count, now = 0, disk_time(self.root)
+  for _, name in ipairs(unfinished) do
+    local path = self.root .. "/" .. name
+    local folder, base = name:match "^(.-)([^/]+)$"
+    local info = base and base:find(UNFINISHED) and storage.is_safe(folder .. "x") and stat.lstat(path)
+    if info and now - info.st_mtime >= age and unistd.unlink(path) then
+      count = count + 1
+    end
+  end
+  return count
 end
 
 function Store:staging()

@@ -16,14 +16,29 @@ local function names_in(folder)
   return ok and names or {}
 end
 
--- Not of a worker that lives, and not another host's, whose processes we cannot see.
-local function is_left_over(name)
-  local host, pid = name:match "^(.+)@(%d+)%.[^.]*$"
-  if host ~= utsname.uname().nodename then
-    return false
+-- The youngest of a folder and what is in it.
+local function changed_at(folder)
+  local newest = 0
+  for _, name in ipairs(names_in(folder)) do
+    local info = name ~= ".." and stat.lstat(folder .. "/" .. name)
+    newest = info and math.max(newest, info.st_mtime) or newest
   end
-  local _, _, number = signal.kill(tonumber(pid), 0)
-  return number == errno.ESRCH
+  return newest
+end
+
+-- Of a process of this host that has ended. Another host's processes cannot be seen, and a dead one's number may be
+-- another's by now: those count as left over when nothing has changed in them for `age` seconds.
+local function is_left_over(root, name, age)
+  local host, pid = name:match "^(.+)@(%d+)%.[^.]*$"
+  if not host then
+    return false
+  elseif host == utsname.uname().nodename then
+    local _, _, number = signal.kill(tonumber(pid), 0)
+    if number == errno.ESRCH then
+      return true
+    end
+  end
+  return age ~= nil and os.time() - changed_at(root .. "/" .. name) >= age
 end
 
 --- Removes a folder that `make` gave, with what is in it.
@@ -39,12 +54,17 @@ end
 
 --- Removes what workers of this host left when they were killed.
 -- @tparam string root
-function M.sweep(root)
+-- @tparam[opt] number age seconds after which another host's, too, count as left
+-- @treturn integer number of folders
+function M.sweep(root, age)
+  local count = 0
   for _, name in ipairs(names_in(root)) do
-    if is_left_over(name) then
+    if is_left_over(root, name, age) then
       M.remove(root .. "/" .. name)
+      count = count + 1
     end
   end
+  return count
 end
 
 --- Makes a folder for one file and what leads to it.

@@ -1,6 +1,7 @@
 local fs = require "atelier.fs"
 local program = require "spec.support.program"
 local storage = require "storage"
+local utime = require "posix.utime"
 
 describe("storage.local", function()
   local dir, store
@@ -59,6 +60,45 @@ describe("storage.local", function()
     assert.equal("b/2/x c", keys("", "b/1"))
     assert.equal("a-b/1 a/1 a/2", keys "a")
     assert.equal("", keys "zzz")
+  end)
+
+  it("orders folders among files as their keys are, and passes over what is no file", function()
+    for _, key in ipairs { "p/a-/2", "p/a/1", "p/a-b", "p/a.b", "p/b", "p/a-/1", "q/1" } do
+      assert.is_true(put(key, key))
+    end
+    assert(os.execute(("ln -s b %s/p/link; mkdir %s/p/empty"):format(store.root, store.root)))
+    local function keys(...)
+      local found = {}
+      for i, entry in ipairs(assert(store:list(...))) do
+        found[i] = entry.key
+      end
+      return table.concat(found, " ")
+    end
+    local all = { "p/a-/1", "p/a-/2", "p/a-b", "p/a.b", "p/a/1", "p/b" }
+    assert.equal(table.concat(all, " "), keys "p/")
+    for i, key in ipairs(all) do
+      assert.equal(table.concat(all, " ", i + 1), keys("p/", key), "after " .. key)
+    end
+    assert.equal("p/a-/1 p/a-/2", keys "p/a-/")
+    assert.equal("p/a-/1 p/a-/2 p/a-b p/a.b p/a/1", keys "p/a")
+    assert.equal("p/b", keys("p/", "p/a/2"))
+  end)
+
+  it("tells the age of an object, and what was left unfinished, which `clear` removes when it is old", function()
+    assert.is_true(put("d/1", "x"))
+    local path = store.root .. "/d/"
+    for name, age in pairs { ["1"] = 100, [".7.1.tmp"] = 1000, [".7.2.tmp"] = 10, [".x.tmp"] = 1000 } do
+      assert(io.open(path .. name, "a")):close()
+      assert(utime.utime(path .. name, os.time() - age, os.time() - age))
+    end
+    local found, unfinished = store:list "d/"
+    assert.equal(1, #found)
+    assert.is_true(math.abs(found[1].age - 100) <= 30, found[1].age)
+    table.sort(unfinished)
+    assert.same({ "d/.7.1.tmp", "d/.7.2.tmp" }, unfinished)
+    assert.equal(0, store:clear({ "d/1", "d/.x.tmp", "d/../d/.7.1.tmp", ".staging/../d/.7.1.tmp", "" }, 0))
+    assert.equal(1, store:clear(unfinished, 500))
+    assert.same({ "d/.7.2.tmp" }, select(2, store:list "d/"))
   end)
 
   it("gives a thousand keys at a time, and all of them in the end", function()
