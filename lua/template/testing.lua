@@ -110,6 +110,9 @@ local function explained(verdict)
   return verdict
 end
 
+-- A spec says what a script does; whether it is fast enough is `template check`'s to say, on the machine that counts.
+local SECONDS <const> = 60
+
 local OPTIONS <const> = { source = true, script = true, answers = true, config = true, button = true, texts = true }
 
 local function check_options(options)
@@ -122,15 +125,17 @@ end
 -- @tparam[opt] table options `script`: its name, default main.lua; `source`: a text to run beside the bundle's scripts
 --   instead; `answers`: what functions of the runtime return, by name, each a list, or the text of a Lua function;
 --   `button`: which button of the first dialog is pressed; `texts`: scripts that are added or count instead, by name;
---   `config`: limits, such as `jail_instructions`
+--   `config`: limits, such as `jail_instructions`; `jail_time` is 60 unless it is given
 -- @treturn table verdict: `verdict`, `message`, `script`, `line`, `usage`, `calls` (0 for what was not called),
 --   `output`, and `why`, a line that says it all
 -- @function bundle:run
 function Bundle:run(options)
   options = options or {}
   check_options(options)
+  local limits = setmetatable({}, { __index = options.config })
+  limits.jail_time = limits.jail_time or SECONDS
   local runner <close> = assert(tryout.new {
-    runtime = self.runtime, config = options.config, results = options.answers,
+    runtime = self.runtime, config = limits, results = options.answers,
   })
   local texts = {}
   for name, text in next, self.texts do texts[name] = text end

@@ -55,7 +55,7 @@ Session.__index = Session
 -- @tparam string conninfo
 -- @treturn table session: conn, query, one, value, refused, close
 function M.session(conninfo)
-  return setmetatable({ conn = assert(pg.connect(conninfo)) }, Session)
+  return setmetatable({ conn = assert(pg.connect(conninfo, { timeout = 120 })) }, Session)
 end
 
 function Session:query(sql, params)
@@ -137,7 +137,7 @@ end
 function M.background(conninfo, sql)
   local conn
   local routine = coroutine.create(function()
-    conn = assert(pg.connect(conninfo, { yield = true }))
+    conn = assert(pg.connect(conninfo, { yield = true, timeout = 120 }))
     return conn:query(sql)
   end)
   local results

@@ -1,3 +1,4 @@
+local clock = require "clock"
 local database = require "spec.sql.database"
 local pg = require "atelier.pg"
 
@@ -10,10 +11,11 @@ describe("several sessions", function()
 
   -- Waits until a session of this database waits for a lock; that it does is what the spec is about.
   local function blocked(pid)
-    for _ = 1, 2000 do
+    local deadline = clock.now() + 60
+    repeat
       if a:value("wait_event_type = 'Lock' from pg_stat_activity where pid = $1", { pid }) == true then return end
       a:query "select pg_stat_clear_snapshot()"
-    end
+    until clock.now() > deadline
     error "nothing waits"
   end
 
@@ -142,7 +144,7 @@ describe("several sessions", function()
     local row = b:one "select * from claim_ate_generations('host:1:dead', 1, '1 hour')"
     assert.equal(0, a:value "rescue_ate_generations()")
     assert.equal(0, #a:query "select * from claim_ate_generations('host:2:live')")
-    a:query("select pg_terminate_backend($1, 5000)", { b.conn:backend_pid() })
+    a:query("select pg_terminate_backend($1, 60000)", { b.conn:backend_pid() })
     a:query "select set_config('atelier.next_tick', '0', false)"
     local again = a:one "select * from claim_ate_generations('host:2:live')"
     assert.same({ row.queue_id, 2, 1 }, { again.queue_id, again.attempt, again.retry_count })

@@ -30,7 +30,7 @@ trap stop EXIT
 trap '' INT
 start() {
   as "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync
-  as "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -o "-c listen_addresses='' -c unix_socket_directories='$dir' \
+  as "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 600 -o "-c listen_addresses='' -c unix_socket_directories='$dir' \
     -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 \
     -c max_connections=80 -c shared_buffers=32MB -c jit=off" start
 }

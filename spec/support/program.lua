@@ -3,6 +3,8 @@ local host = require "atelier.host"
 
 local M = {}
 
+local PATIENT = host.root .. "/spec/support/patient.conf.lua"
+
 local function quote(word)
   return "'" .. tostring(word):gsub("'", "'\\''") .. "'"
 end
@@ -57,14 +59,15 @@ function M.shell(command)
   return code, out, err
 end
 
---- Runs `atelier` with the given words.
+--- Runs `atelier` with the given words. Unless `env` names another, its configuration is one in which no script runs out of
+-- time because the machine is slow.
 -- @tparam {string,...} words
 -- @tparam[opt] table env variables; nothing else of ATELIER_* or DATABASE_URL is inherited
 -- @treturn integer exit code
 -- @treturn string standard output
 -- @treturn string standard error
 function M.run(words, env)
-  local parts = { "env -u DATABASE_URL -u ATELIER_LICENSE" }
+  local parts = { "env -u DATABASE_URL -u ATELIER_LICENSE ATELIER_CONFIG=" .. quote(PATIENT) }
   for name, value in pairs(env or {}) do
     parts[#parts + 1] = name .. "=" .. quote(value)
   end

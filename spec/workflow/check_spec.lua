@@ -25,7 +25,7 @@ describe("a bundle that does not run", function()
   for verdict, case in pairs(CASES) do
     it("fails its job for good, with the reason: " .. verdict, function()
       world = worlds.new {
-        config = { jail_time = verdict == "time" and 0.5 or 10 },
+        config = { jail_time = verdict == "time" and 0.5 or 60 },
         template = { files = { ["main.lua"] = "-- {{device_hash}} {{license_key}}\n" .. case[1] } },
       }
       world:customer "PHONE-1"

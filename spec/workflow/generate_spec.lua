@@ -226,7 +226,7 @@ describe("a template", function()
         when (old.lease_until is not null and new.lease_until is not null) execute function note()]])
     world:customer "PHONE-1"
     assert.equal(1, drain_one().completed)
-    assert.is_true(world:value "select max(seconds) from leases" > world.config.worker_lease + 9)
+    assert.is_true(world:value "select max(seconds) from leases" > world.config.worker_lease + 5)
   end)
 
   it("whose asset changed on the disk fails with its name, and works again once it is as published", function()

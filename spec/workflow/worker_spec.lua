@@ -204,14 +204,15 @@ describe("a worker before a database that refuses", function()
     assert.same({ {}, {} }, { world:differences() })
   end)
 
-  -- A deadlock needs two that wait for each other: the other one waits first, and Postgres ends ours.
+  -- A deadlock needs two that wait for each other. Postgres looks for one once in each wait: ours must still be ahead of its
+  -- look when the other one begins to wait, and is then the one that is ended.
   it("survives a deadlock", function()
     world:customers(2)
-    world:query(("alter database %s set deadlock_timeout = '50ms'"):format(world.url:match "dbname=(%S+)"))
+    world:query(("alter database %s set deadlock_timeout = '5s'"):format(world.url:match "dbname=(%S+)"))
     assert(world:worker():drain())
     world:query "select count(queue_ate_generation(device_hash, 'tools')) from devices"
     local rival <close> = assert(pg.connect(world.url))
-    assert(rival:exec "set deadlock_timeout = '20s'; begin; select 1 from ate_files for update")
+    assert(rival:exec "set deadlock_timeout = '120s'; begin; select 1 from ate_files for update")
     local process = world:start("work", "--once", "--json")
     world:await "exists (select from pg_stat_activity where wait_event_type = 'Lock' and query like '%complete_ate%')"
     assert(rival:exec "select 1 from file_generation_queue order by id for update; commit")

@@ -76,8 +76,9 @@ function M.new(options)
   return self
 end
 
--- The same configuration for this process and for those that it starts.
+-- The same configuration for this process and for those that it starts. A slow machine must not change a verdict.
 function World:configure(values)
+  values.jail_time = values.jail_time or 60
   local lines = {}
   for name, value in pairs(values) do
     lines[#lines + 1] = ("%s = %s,"):format(name, type(value) == "string" and ("%q"):format(value) or tostring(value))
@@ -295,7 +296,7 @@ end
 --- Waits for a fact, which the queue's own announcements are the occasion to look for.
 -- @tparam function|string fact a function, or SQL that gives one truth value
 function World:await(fact, limit)
-  local deadline = clock.now() + (limit or 20)
+  local deadline = clock.now() + (limit or 120)
   if not self.listener or self.listener:status() == "lost" then
     self.listener = assert(pg.connect(self.url))
     assert(self.listener:listen "ate_jobs")
