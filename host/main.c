@@ -1,8 +1,9 @@
 /*
- * main.c: argv, paths, one Lua state, and into lua/cli.
+ * main.c: argv, paths, one Lua state, and into lua/cli, or into lua/daemon for a process of the service.
  *
  * Owns: where the program's Lua files are (a checkout or an installed tree), the table `atelier.host` that tells Lua
- * about it, and the process's exit code. Must not know any command: those are lua/cli/NAME.lua.
+ * about it, and the process's exit code. Must not know any command: those are lua/cli/NAME.lua. A process of the service
+ * has its title for a command line and nothing else, so that a list of processes shows it.
  */
 #include <limits.h>
 #include <signal.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <lauxlib.h>
@@ -21,6 +23,7 @@
 #include "modules.h"
 
 #define VERSION "0.1.0"
+#define TITLE "atelier: " /* what the title of a process of the service begins with */
 
 #ifndef ATELIER_PREFIX
 #define ATELIER_PREFIX "/usr/local"
@@ -34,6 +37,7 @@ static const luaL_Reg native_modules[] = {
     {"atelier.jail", luaopen_atelier_jail},
     {"atelier.json", luaopen_atelier_json},
     {"atelier.line", luaopen_atelier_line},
+    {"atelier.master", luaopen_atelier_master},
     {"atelier.pg", luaopen_atelier_pg},
     {"atelier.zip", luaopen_atelier_zip},
     {NULL, NULL},
@@ -135,7 +139,7 @@ static void push_host(lua_State *L, const char *exe, const char *root)
 struct start {
     int argc;
     char **argv;
-    const char *exe, *root;
+    const char *exe, *root, *entry;
 };
 
 /* Runs inside call_lua: everything here may raise. Leaves the exit code. */
@@ -154,7 +158,7 @@ static int enter(lua_State *L)
     push_host(L, start->exe, start->root);
     lua_setfield(L, -2, "atelier.host");
     lua_getglobal(L, "require");
-    lua_pushliteral(L, "cli");
+    lua_pushstring(L, start->entry);
     lua_call(L, 1, 1);
     lua_getfield(L, -1, "main");
     lua_createtable(L, start->argc, 0);
@@ -193,14 +197,18 @@ static int run(const struct start *start)
 int main(int argc, char **argv)
 {
     char exe[PATH_MAX], root[PATH_MAX];
+    int is_titled = argc == 1 && strncmp(argv[0], TITLE, strlen(TITLE)) == 0;
 
     if (argc == 1 && strcmp(argv[0], JAIL_TITLE) == 0)
         jail_child_main();
+    if (is_titled)
+        prctl(PR_SET_NAME, "atelier"); /* executed as /proc/self/exe, it would be called "exe" */
     signal(SIGPIPE, SIG_IGN); /* a closed pipe or socket is an error value, not the end */
     if (!find_exe(exe) || !find_root(exe, root)) {
         fprintf(stderr, "atelier: lua/cli/init.lua not found beside the program or in " ATELIER_PREFIX
                         "/share/atelier; reinstall, or run it from its checkout\n");
         return 1;
     }
-    return run(&(const struct start){.argc = argc, .argv = argv, .exe = exe, .root = root});
+    return run(&(const struct start){
+        .argc = argc, .argv = argv, .exe = exe, .root = root, .entry = is_titled ? "daemon" : "cli"});
 }

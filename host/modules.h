@@ -11,6 +11,7 @@ int luaopen_atelier_httpd(lua_State *L);
 int luaopen_atelier_jail(lua_State *L);
 int luaopen_atelier_json(lua_State *L);
 int luaopen_atelier_line(lua_State *L);
+int luaopen_atelier_master(lua_State *L);
 int luaopen_atelier_pg(lua_State *L);
 int luaopen_atelier_zip(lua_State *L);
 

@@ -17,6 +17,8 @@ local M = {}
 -- In the order in which a newcomer meets them. Only the module of the command that runs is loaded.
 local COMMANDS = {
   { "demo", "Show it all at work: three purchases become three sealed files, opened and verified." },
+  { "up", "Serve it all at once: database, schema, templates, keys, workers and HTTP." },
+  { "serve", "Serve over the configured database: HTTP, workers and keeper, restarted and reloaded." },
   { "migrate", "Bring the database's schema up to this program's version." },
   { "env", "Print DATABASE_URL of the database in use, for the shell." },
   { "generate", "Make one device's file now: queue it, work it, record it." },

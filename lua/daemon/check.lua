@@ -1,0 +1,165 @@
+--- The process "check": looks at everything that a new generation of processes would run with, before any is started.
+--
+-- Compiles every script, loads those that the processes load, reads the configuration and every template, asks the
+-- database. What it finds wrong it says with file and line; what the master needs of the configuration it hands over.
+-- The master reads no file that an operator edits: a broken one can only end this process.
+-- @module daemon.check
+local database = require "daemon.database"
+local dirent = require "posix.dirent"
+local host = require "atelier.host"
+local json = require "atelier.json"
+local stat = require "posix.sys.stat"
+
+local M = {}
+
+-- Modules whose code runs in the service. Commands and specs' helpers are compiled only.
+local LOADED = { "plans", "api", "dashboard", "workflow", "storage", "ate", "runtime" }
+
+-- Every file below a folder, names relative to it, in order.
+local function walk(root, below, found)
+  local names = stat.stat(root .. below) and dirent.dir(root .. below) or {}
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local path = below .. "/" .. name
+    local info = name:sub(1, 1) ~= "." and stat.stat(root .. path)
+    if info and stat.S_ISDIR(info.st_mode) ~= 0 then
+      found.folders[#found.folders + 1] = root .. path
+      walk(root, path, found)
+    elseif info and stat.S_ISREG(info.st_mode) ~= 0 then
+      found.files[#found.files + 1] = path:sub(2)
+    end
+  end
+  return found
+end
+
+--- All files and folders below a folder; those whose names begin with a dot are left out.
+-- @tparam string root
+-- @treturn table files (relative names) and folders (paths, the root too)
+function M.survey(root)
+  return walk(root, "", { files = {}, folders = stat.stat(root) and { root } or {} })
+end
+
+-- Named as a person names it: an absolute path would be cut in messages.
+local function compile(root, name)
+  local file, message = io.open(root .. "/" .. name, "rb")
+  if not file then
+    return nil, message
+  end
+  local text = file:read "a"
+  file:close()
+  return load(text, "@lua/" .. name, "t")
+end
+
+local function is_loaded(name)
+  for _, part in ipairs(LOADED) do
+    if name == part .. ".lua" or name:sub(1, #part + 1) == part .. "/" then
+      return true
+    end
+  end
+end
+
+local function scripts()
+  local root = host.root .. "/lua"
+  local found = M.survey(root)
+  local loaded = {}
+  for _, name in ipairs(found.files) do
+    if name:match "%.lua$" then
+      local chunk, message = compile(root, name)
+      if not chunk then
+        return nil, message
+      end
+      loaded[#loaded + 1] = is_loaded(name) and name:gsub("%.lua$", ""):gsub("/init$", ""):gsub("/", ".") or nil
+    end
+  end
+  for _, module in ipairs(loaded) do
+    local ok, message = pcall(require, module)
+    if not ok then
+      return nil, (tostring(message):gsub("^error loading module '[^\n]*:\n%s*", ""))
+    end
+  end
+  return found.folders
+end
+
+local function templates(config)
+  local template = require "template"
+  local found = M.survey(config.templates_dir)
+  for _, name in ipairs(found.files) do
+    local folder = name:match "^([^/]+%.at)/template%.json$"
+    if folder then
+      local t, message = template.load(config.templates_dir .. "/" .. folder)
+      if t then
+        t, message = t:compile_all()
+      end
+      if not t then
+        return nil, folder .. ": " .. message
+      end
+    end
+  end
+  return found.folders
+end
+
+-- A database that is away stops no first start: the processes wait for it. A new generation, however, must be able to
+-- do what the old one does.
+local function schema(process, config)
+  local conn, message, code = database.connect(config, process.name)
+  if conn then
+    conn:close()
+  elseif code == "schema" or code == "no_database" or process.generation > 1 then
+    return nil, message
+  end
+  return true
+end
+
+-- Processors that this process may run on.
+local function processors()
+  local file <close> = io.open "/proc/self/status"
+  local list = file and file:read("a"):match "Cpus_allowed_list:%s*(%S+)" or "0"
+  local count = 0
+  for first, last in list:gmatch "(%d+)%-?(%d*)" do
+    count = count + (tonumber(last) or first) - first + 1
+  end
+  return math.tointeger(count)
+end
+
+-- What the master needs to know.
+local function plan(config, folders)
+  if config.runtimes_dir then
+    table.move(M.survey(config.runtimes_dir).folders, 1, 1000, #folders + 1, folders)
+  end
+  return {
+    listen_host = config.listen_host, listen_port = config.listen_port,
+    fronts = config.fronts, workers = config.workers or math.max(1, processors() // 2),
+    drain_time = config.drain_time, log_level = config.log_level, log_format = config.log_format,
+    config_path = config.path, folders = json.array(folders),
+  }
+end
+
+--- Checks, and tells the master what came of it.
+-- @tparam table process see `daemon.process`
+-- @treturn[1] integer exit code
+-- @return[2] nil
+-- @treturn[2] string message
+function M.main(process)
+  local config, folders, more, ok, message
+  config, message = process:load_config()
+  if not config then
+    return nil, message
+  end
+  folders, message = scripts()
+  if not folders then
+    return nil, message
+  end
+  more, message = templates(config)
+  if not more then
+    return nil, message
+  end
+  ok, message = schema(process, config)
+  if not ok then
+    return nil, message
+  end
+  table.move(more, 1, #more, #folders + 1, folders)
+  process.control:send("plan " .. assert(json.encode(plan(config, folders))))
+  return 0
+end
+
+return M

@@ -1,0 +1,102 @@
+--- The process "front": the HTTP server with the API inside, on the socket that the master listens on.
+-- Owns the server's limits, signals and ticks. Must not know any route.
+-- @module daemon.front
+local api = require "api"
+local database = require "daemon.database"
+local httpd = require "atelier.httpd"
+local log = require "log"
+local unistd = require "posix.unistd"
+
+local M = {}
+
+-- Everything of the master's is taken as it comes: its end is a reason to end, too.
+local function attend(process, server, config)
+  while true do
+    local ready, _, code = httpd.wait(process.control:fd(), "r", 60)
+    if not ready and code ~= "timeout" or not process:listen() then
+      process.limit(config.drain_time)
+      return server:drain(config.drain_time)
+    end
+  end
+end
+
+-- The front is ready although its database may not be: then it says so, to everybody who asks.
+local function begin(process, app, server, config)
+  local ok, problem = xpcall(app.start, debug.traceback, app)
+  if not ok then
+    log.error("front failed", { reason = problem })
+    process:fail(tostring(problem):match "^[^\n]*")
+    server:stop()
+    return
+  end
+  process:ready()
+  attend(process, server, config)
+end
+
+local function tick(process, app)
+  process:alive()
+  app:tick()
+  local found, metrics = pcall(require, "metrics")
+  if found then
+    metrics.save()
+  end
+end
+
+local function open_server()
+  local fd = math.tointeger(tonumber(os.getenv "ATELIER_LISTEN_FD" or "")) or -1
+  local server, message, code = httpd.listen { fd = fd }
+  unistd.close(fd) -- the server has a duplicate
+  return server, message, code
+end
+
+--- Serves until told to stop.
+-- @tparam table process see `daemon.process`
+-- @treturn[1] integer exit code
+-- @return[2] nil
+-- @treturn[2] string message
+function M.main(process)
+  local config, server, url, message
+  config, message = process:load_config()
+  if not config then
+    return nil, message
+  end
+  url, message = database.url(config)
+  if not url then
+    return nil, message
+  end
+  config.database_url = url
+  server, message = open_server()
+  if not server then
+    return nil, message
+  end
+  local app, ok
+  app, message = api.new { config = config, state = function()
+    return process.state
+  end }
+  if not app then
+    return nil, message
+  end
+  ok, message = server:run {
+    handler = app:handler(),
+    accept = app:acceptor(),
+    on_complete = app:completer(),
+    on_start = function()
+      begin(process, app, server, config)
+    end,
+    on_tick = function()
+      tick(process, app)
+    end,
+    signals = { "TERM", "INT" },
+    on_signal = function()
+      process.limit(config.drain_time)
+      server:drain(config.drain_time)
+    end,
+    on_log = function(level, text)
+      log[level]("http", { reason = text })
+    end,
+  }
+  pcall(app.stop, app)
+  return ok and 0 or nil, message
+end
+
+return M

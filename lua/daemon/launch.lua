@@ -1,0 +1,132 @@
+--- From a command to the master: takes the lock and the socket, then executes this program anew as the master.
+--
+-- So that what is in the way (a second service, a taken port) is a refusal of the command, and the master starts small.
+-- @module daemon.launch
+local errno = require "posix.errno"
+local fcntl = require "posix.fcntl"
+local host = require "atelier.host"
+local httpd = require "atelier.httpd"
+local json = require "atelier.json"
+local stat = require "posix.sys.stat"
+local stdlib = require "posix.stdlib"
+local unistd = require "posix.unistd"
+
+local M = {}
+local Launch = {}
+Launch.__index = Launch
+
+local WHOLE = { l_type = fcntl.F_WRLCK, l_whence = 0, l_start = 0, l_len = 0 }
+
+local function make_folder(path, mode)
+  if stat.stat(path) then
+    return true
+  end
+  local parent = path:match "^(.+)/[^/]+$"
+  if parent then
+    make_folder(parent, "755")
+  end
+  local _, message, number = stat.mkdir(path, tonumber(mode, 8))
+  if message and number ~= errno.EEXIST then
+    return nil, ("serve: %s"):format(message), "access"
+  end
+  return true
+end
+
+-- A snapshot of a process that is no more would be counted for ever.
+local function clear_snapshots(run)
+  for _, name in ipairs(require("posix.dirent").dir(run)) do
+    if name:match "%.prom$" or name:match "%.new$" then
+      os.remove(run .. "/" .. name)
+    end
+  end
+end
+
+-- The lock goes with the process, however it ends.
+local function lock(run)
+  local path = run .. "/lock"
+  local fd, message = fcntl.open(path, fcntl.O_RDWR | fcntl.O_CREAT, tonumber("600", 8))
+  if not fd then
+    return nil, ("serve: %s: %s"):format(path, message), "access"
+  end
+  if fcntl.fcntl(fd, fcntl.F_SETLK, WHOLE) then
+    return fd
+  end
+  local other = { l_type = fcntl.F_WRLCK, l_whence = 0, l_start = 0, l_len = 0 }
+  local _, pid = pcall(function()
+    fcntl.fcntl(fd, fcntl.F_GETLK, other)
+    return other.l_pid
+  end)
+  unistd.close(fd)
+  return nil, ("serve: a service runs over %s already%s: see `atelier status`"):format(run:gsub("/run$", ""),
+    math.type(pid) == "integer" and pid > 0 and (", process %d"):format(pid) or ""), "running"
+end
+
+--- Takes what one service alone can have: the state folder's lock.
+-- @tparam table config
+-- @treturn[1] table launch
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code "running" or "access"
+function M.begin(config)
+  local run = config.state_dir .. "/run"
+  local ok, message, code = make_folder(config.state_dir, "755")
+  if ok then
+    ok, message, code = make_folder(run, "700")
+  end
+  if not ok then
+    return nil, message, code
+  end
+  local fd
+  fd, message, code = lock(run)
+  if not fd then
+    return nil, message, code
+  end
+  clear_snapshots(run)
+  return setmetatable({ config = config, run = run, lock_fd = fd }, Launch)
+end
+
+--- Opens the socket.
+-- @tparam[opt] boolean any another port will do when the configured one is taken
+-- @treturn[1] integer port
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code an errno, or "address"
+function Launch:listen(any)
+  local address, port = self.config.listen_host, self.config.listen_port
+  local server, message, code = httpd.listen { host = address, port = port }
+  if not server and code == "EADDRINUSE" and any then
+    server, message, code = httpd.listen { host = address, port = 0 }
+  end
+  if not server and code == "EADDRINUSE" then
+    return nil, ("serve: port %d of %s is taken by another program: set listen_port or ATELIER_PORT"):format(port,
+      address), code
+  elseif not server then
+    return nil, ("serve: cannot listen on %s, port %d: %s"):format(address, port, message), code
+  end
+  self.server = server
+  return server:port()
+end
+
+--- Becomes the master; returns only when that fails.
+-- @tparam table options watch, pid_file; postgres: folder of the private cluster to stop at the end; env: variables
+-- @treturn nil
+-- @treturn string message
+-- @treturn string code
+function Launch:go(options)
+  for name, value in pairs(options.env or {}) do
+    stdlib.setenv(name, value)
+  end
+  local listen_fd = self.server:fd()
+  for _, fd in ipairs { listen_fd, self.lock_fd } do
+    fcntl.fcntl(fd, fcntl.F_SETFD, 0)
+  end
+  stdlib.setenv("ATELIER_PROCESS", "master")
+  stdlib.setenv("ATELIER_MASTER", assert(json.encode { run = self.run, host = self.config.listen_host,
+    listen_fd = listen_fd, lock_fd = self.lock_fd, watch = options.watch, pid_file = options.pid_file,
+    postgres = options.postgres }))
+  io.stdout:flush()
+  local _, message = unistd.exec(host.exe, { [0] = "atelier: master" })
+  return nil, "serve: " .. tostring(message), "exec"
+end
+
+return M

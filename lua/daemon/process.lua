@@ -1,0 +1,109 @@
+--- A child process of the master, seen from inside: its name, its configuration, and the words between the two.
+--
+-- A child says "ready" once it does its work, "alive SECONDS" (expect the next word within so many), and "failed TEXT"
+-- before it ends. The master says "state JSON" whenever something changed. When the master is gone, the kernel sends
+-- SIGTERM and the channel ends. Must not know what the child does.
+-- @module daemon.process
+local clock = require "clock"
+local config = require "config"
+local json = require "atelier.json"
+local log = require "log"
+local master = require "atelier.master"
+local unistd = require "posix.unistd"
+
+local M = {}
+local Process = {}
+Process.__index = Process
+
+local GRACE = 5 -- seconds that a process may take to end, after what it may take for what is under way
+
+--- The process that the environment describes.
+-- @tparam string name as in "front 1"
+-- @treturn[1] table process: name, generation, control, state (of the service, see `daemon.report`)
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.open(name)
+  local fd = math.tointeger(tonumber(os.getenv "ATELIER_CONTROL_FD" or ""))
+  if not fd then
+    return nil, ("%s: is started by the master alone: see `atelier serve --help`"):format(name), "no_master"
+  end
+  local control, message, code = master.control(fd)
+  if not control then
+    return nil, message, code
+  end
+  return setmetatable({
+    name = name,
+    generation = math.tointeger(tonumber(os.getenv "ATELIER_GENERATION" or "")) or 1,
+    watchdog = tonumber(os.getenv "ATELIER_WATCHDOG" or "") or 30,
+    control = control,
+    state = {},
+    spoke_at = -math.huge,
+  }, Process)
+end
+
+--- Reads the configuration, and logs as it says from then on.
+-- @treturn[1] table config
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function Process.load_config()
+  local values, message, code = config.load()
+  if values then
+    log.configure { level = values.log_level, format = values.log_format }
+  end
+  return values, message, code
+end
+
+--- Says that the work has begun.
+function Process:ready()
+  self.control:send "ready"
+end
+
+--- Says that all is well, at most twice a second unless the time that is asked for differs.
+-- @tparam[opt] number extra seconds, besides the watchdog's, until the next word
+function Process:alive(extra)
+  local now = clock.now()
+  if extra ~= self.extra or now - self.spoke_at > 0.5 then
+    self.spoke_at, self.extra = now, extra
+    self.control:send(("alive %.1f"):format(self.watchdog + (extra or 0)))
+  end
+end
+
+--- Says why this process is about to end.
+-- @tparam string message
+function Process:fail(message)
+  self.control:send("failed " .. message)
+end
+
+local function take(self, text)
+  local kind, rest = text:match "^(%a+) ?(.*)$"
+  if kind == "state" then
+    self.state = json.decode(rest) or self.state
+  end
+end
+
+--- Takes what the master has said, waiting for it if told to; a signal ends the wait.
+-- @tparam[opt] number seconds
+-- @treturn boolean false when the master is gone
+function Process:listen(seconds)
+  repeat
+    local text, message, code = self.control:receive(seconds or 0)
+    if text then
+      take(self, text)
+    elseif code ~= "empty" then
+      log.debug("channel ended", { reason = message })
+      return false
+    end
+    seconds = 0
+  until not text
+  return true
+end
+
+--- From now on this process has so many seconds left, whatever it does: a drain that hangs must not last.
+-- @tparam number seconds
+function Process.limit(seconds)
+  unistd.alarm(math.ceil(seconds) + GRACE)
+end
+
+return M
