@@ -10,6 +10,7 @@
 -- @module api.auth
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
+local jwks = require "api.jwks"
 local problem = require "api.problem"
 local secret = require "api.secret"
 
@@ -98,6 +99,7 @@ local function verify_with_key(self, parts)
   if not key:verify(parts.header.alg, parts.signed, parts.signature) then -- nil for an algorithm that is not the key's
     return bad "the token's signature is wrong"
   end
+  parts.key = key
 end
 
 VERIFY.ES256, VERIFY.RS256 = verify_with_key, verify_with_key
@@ -176,7 +178,7 @@ local function identify(self, parts, now)
   end
   return { id = type(claims.sub) == "string" and claims.sub:lower() or nil, role = claims.role, claims = claims,
     text = parts.text, expires = claims.exp + LEEWAY, starts = (claims.nbf or now) - LEEWAY,
-    kid = parts.header.alg ~= "HS256" and parts.header.kid or nil,
+    kid = parts.key and parts.header.kid, key = parts.key,
     user_fault = user_fault(self, claims), operator_fault = operator_fault(claims) }
 end
 
@@ -199,7 +201,7 @@ local function recall(self, digest, now)
     remember(self, digest, identity)
   end
   if now >= identity.expires or now < identity.starts
-    or identity.kid and not self.keys:has(identity.kid) then
+    or identity.kid and not self.keys:has(identity.kid, identity.key) then
     self.recent[digest] = nil
     return nil
   end
@@ -268,7 +270,17 @@ function M.of_config(config)
   if not key then
     return nil, message, code
   end
-  return M.new { secret = key, audience = config.jwt_audience, issuer = config.jwt_issuer }
+  local url, keys = config.jwks_url, nil
+  if not url and config.supabase_url then
+    url = config.supabase_url:gsub("/+$", "") .. "/auth/v1/.well-known/jwks.json"
+  end
+  if url then
+    keys, message, code = jwks.new(url)
+    if not keys then
+      return nil, message, code
+    end
+  end
+  return M.new { secret = key, keys = keys, audience = config.jwt_audience, issuer = config.jwt_issuer }
 end
 
 return M

@@ -114,6 +114,14 @@ function Call:read_body()
   self.body = values
 end
 
+--- Writes a log line of this request.
+-- @tparam string event
+-- @tparam table fields ids and such, never secrets
+function Call:note(event, fields)
+  fields.request, fields.user = self.id, self.user and self.user.id
+  log.info(event, fields)
+end
+
 -- ==== answering ================================================================================
 
 -- What every answer has. Answers to users are theirs alone: nothing between may keep them.

@@ -7,13 +7,13 @@
 --     body = { type = "object", properties = { … } },                    -- JSON; absent: a body is refused
 --     responses = { [200] = { description = "…", schema = { … } } },     -- fields as of api.schema
 --     handler = function(call) return 200, { … }, headers end }
--- `call` has request (of atelier.httpd), id (of the request, for log lines), user ({id, role, claims}), params and body
--- (both checked), app, config. `call:query(name, sql, params)` runs a statement as the user, `call:service(…)` with the
--- service's rights, `call:refuse(status, code, message, {details, hint, headers})` ends it, `call:respond{…}` answers
--- with a file, a stream or anything but JSON (then return nothing). A GET route answers HEAD too:
--- `call.request.method` tells. A handler may set `call.on_complete = function(info) … end`, called with what
--- atelier.httpd says of the end. Without `operation` it is not in the OpenAPI document. The list may have the fields
--- start(app), tick(app), stop(app), run in the loop.
+-- `call` has request (of atelier.httpd), id (of the request, for log lines), user ({id, role, claims}), params and
+-- body (both checked), app, config. `call:query(name, sql, params)` runs a statement as the user, `call:service(…)`
+-- with the service's rights, `call:refuse(status, code, message, {details, hint, headers})` ends it,
+-- `call:respond{…}` answers with a file, a stream or anything but JSON (then return nothing). A GET route answers
+-- HEAD too: `call.request.method` tells. A handler may set `call.on_complete = function(info) … end`, called with
+-- what atelier.httpd says of the end. Without `operation` it is not in the OpenAPI document. The list may have the
+-- fields start(app), tick(app), stop(app), run in the loop.
 -- @module api
 local auth = require "api.auth"
 local call = require "api.call"
@@ -24,15 +24,18 @@ local httpd = require "atelier.httpd"
 local keyring = require "ate.keyring"
 local link = require "api.link"
 local log = require "log"
+local metrics = require "metrics"
 local openapi = require "api.openapi"
+local peer = require "api.peer"
 local problem = require "api.problem"
 local rate = require "api.rate"
 local router = require "api.router"
+local stat = require "posix.sys.stat"
 
 local M = {}
 
 local RESOURCES = {
-  "api.health", "api.status",
+  "api.health", "api.status", "api.generate", "api.files", "api.history", "api.plans", "api.license",
 }
 
 local App = {}
@@ -131,6 +134,7 @@ function App:completer()
     if not c then
       return
     end
+    metrics.http(c.route and c.route.path, request.method, info.status, info.seconds, info.bytes_sent)
     if self.logs_all then
       log.debug("request", { request = c.id, method = request.method, path = request.path, status = info.status,
         bytes = info.bytes_sent, ms = math.floor(info.seconds * 1000), user = c.user and c.user.id,
@@ -140,6 +144,25 @@ function App:completer()
       c.on_complete(info)
     end
   end
+end
+
+-- ==== keys =====================================================================================
+
+-- Reads the key ring, which another process may have rotated.
+local function load_ring(self)
+  local info = stat.stat(self.config.keyring)
+  local ring, message, code = keyring.ensure(self.config.keyring)
+  local links
+  if ring then
+    links, message, code = link.keys(ring)
+  end
+  if not links then
+    log.error("the key ring cannot be read", { reason = message })
+    return nil, message, code
+  end
+  info = info or stat.stat(self.config.keyring)
+  self.ring, self.links, self.ring_mtime, self.ring_inode = ring, links, info.st_mtime, info.st_ino
+  return true
 end
 
 -- ==== the process ==============================================================================
@@ -160,6 +183,10 @@ end
 
 --- Called about every second, in the loop.
 function App:tick()
+  local info = stat.stat(self.config.keyring)
+  if info and (info.st_mtime ~= self.ring_mtime or info.st_ino ~= self.ring_inode) then
+    load_ring(self)
+  end
   each(self, "tick")
 end
 
@@ -174,6 +201,26 @@ end
 -- @treturn string path with its query
 function App:link(user, file)
   return link.make(self.links, user, file, os.time() + self.config.link_time)
+end
+
+--- A master key of licence keys; the ring is read again for one that is new.
+-- @tparam[opt] string id default the current one
+-- @treturn[1] secret
+-- @treturn[2] nil
+function App:master(id)
+  local key = self.ring:master(id)
+  if not key then
+    load_ring(self)
+    key = self.ring:master(id)
+  end
+  return key
+end
+
+--- Who a request comes from, through proxies that are trusted.
+-- @tparam userdata request
+-- @treturn string address
+function App:client(request)
+  return peer.client(request.peer, request.headers["x-forwarded-for"], self.proxies)
 end
 
 --- Lets go of everything; what is under way ends first.
@@ -209,12 +256,15 @@ function M.new(options)
   if not self.auth then
     return nil, message, code
   end
-  self.ring, message, code = keyring.ensure(config.keyring)
-  if not self.ring then
-    return nil, message, code
+  for field, key in pairs { proxies = "trusted_proxies", scrapers = "metrics_allow" } do
+    self[field], message = peer.networks(config[key])
+    if not self[field] then
+      return nil, ("config: %s: %s"):format(key, message), "config"
+    end
   end
-  self.links, message, code = link.keys(self.ring)
-  if not self.links then
+  local ok
+  ok, message, code = load_ring(self)
+  if not ok then
     return nil, message, code
   end
   self.db = database.new { url = config.database_url, connections = config.api_connections,

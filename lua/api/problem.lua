@@ -73,7 +73,8 @@ function M.of_sql(message, code, fields)
   local ours = OURS[code]
   if ours then
     fields = fields or {}
-    return M.new(ours[1], ours[2], (message:gsub("^[%w_]+: ", "")), { details = fields.detail, hint = fields.hint })
+    local text = message:gsub("^%a+: ", ""):gsub("^[%w_]+: ", "") -- the operation's name, then the function's
+    return M.new(ours[1], ours[2], text, { details = fields.detail, hint = fields.hint })
   end
   local known = FOREIGN[code] or FOREIGN[tostring(code):sub(1, 2)]
   if known then
