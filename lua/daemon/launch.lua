@@ -2,13 +2,17 @@
 --
 -- So that what is in the way (a second service, a taken port) is a refusal of the command, and the master starts small.
 -- @module daemon.launch
+local clock = require "clock"
+local dirent = require "posix.dirent"
 local errno = require "posix.errno"
 local fcntl = require "posix.fcntl"
 local host = require "atelier.host"
 local httpd = require "atelier.httpd"
 local json = require "atelier.json"
+local signal = require "posix.signal"
 local stat = require "posix.sys.stat"
 local stdlib = require "posix.stdlib"
+local time = require "posix.time"
 local unistd = require "posix.unistd"
 
 local M = {}
@@ -34,7 +38,7 @@ end
 
 -- A snapshot of a process that is no more would be counted for ever.
 local function clear_snapshots(run)
-  for _, name in ipairs(require("posix.dirent").dir(run)) do
+  for _, name in ipairs(dirent.dir(run)) do
     if name:match "%.prom$" or name:match "%.new$" then
       os.remove(run .. "/" .. name)
     end
@@ -61,6 +65,55 @@ local function lock(run)
     math.type(pid) == "integer" and pid > 0 and (", process %d"):format(pid) or ""), "running"
 end
 
+-- ==== what a killed service left behind ====
+
+local DRAINING = 5 -- seconds that its fronts may take to leave the socket
+
+local function slurp(path)
+  local file = io.open(path, "r")
+  local text = file and file:read "a"
+  if file then
+    file:close()
+  end
+  return text or ""
+end
+
+-- Processes of the service over this folder whose master is gone: they end by themselves, unless somebody stopped them.
+local function leftovers(run)
+  local found = {}
+  for _, name in ipairs(dirent.dir "/proc") do
+    local pid = tonumber(name)
+    if pid and slurp("/proc/" .. name .. "/cmdline"):find "^atelier: %a"
+      and ("\0" .. slurp("/proc/" .. name .. "/environ")):find("\0ATELIER_RUN=" .. run .. "\0", 1, true) then
+      found[#found + 1] = pid
+    end
+  end
+  return found
+end
+
+local function signal_all(pids, number)
+  for _, pid in ipairs(pids) do
+    signal.kill(pid, number)
+  end
+end
+
+-- Tries again while there is somebody to wait for; who does not go in time is killed.
+local function listen_after_them(run, options)
+  local deadline = clock.now() + DRAINING
+  local server, message, code
+  repeat
+    server, message, code = httpd.listen(options)
+    local others = code == "EADDRINUSE" and leftovers(run) or {}
+    if others[1] then
+      signal_all(others, clock.now() < deadline and signal.SIGCONT or signal.SIGKILL)
+      time.nanosleep { tv_sec = 0, tv_nsec = 20 * 1000 * 1000 }
+    end
+  until not others[1]
+  return server, message, code
+end
+
+-- ==== a launch ====
+
 --- Takes what one service alone can have: the state folder's lock.
 -- @tparam table config
 -- @treturn[1] table launch
@@ -82,6 +135,7 @@ function M.begin(config)
     return nil, message, code
   end
   clear_snapshots(run)
+  signal_all(leftovers(run), signal.SIGCONT) -- a stopped one would never hear that it is alone
   return setmetatable({ config = config, run = run, lock_fd = fd }, Launch)
 end
 
@@ -93,7 +147,7 @@ end
 -- @treturn[2] string code an errno, or "address"
 function Launch:listen(any)
   local address, port = self.config.listen_host, self.config.listen_port
-  local server, message, code = httpd.listen { host = address, port = port }
+  local server, message, code = listen_after_them(self.run, { host = address, port = port })
   if not server and code == "EADDRINUSE" and any then
     server, message, code = httpd.listen { host = address, port = 0 }
   end
