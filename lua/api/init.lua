@@ -36,6 +36,7 @@ local M = {}
 
 local RESOURCES = {
   "api.health", "api.status", "api.generate", "api.files", "api.history", "api.plans", "api.license",
+  "api.download",
 }
 
 local App = {}

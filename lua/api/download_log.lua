@@ -1,0 +1,170 @@
+--- Writes down what was downloaded: a row of download_history for each response, and the files' counters.
+--
+-- Owns the rows that are not in the database yet. Whoever adds one while nobody writes writes all there are, in one
+-- statement, until none is left; others go on at once. A row has an id of its own, so that a batch may be sent again
+-- when nobody knows whether it arrived. While the database is away rows wait; what cannot be kept is in the log, whole.
+-- Must not know requests. Works inside the loop of atelier.httpd only.
+-- @module api.download_log
+local crypto = require "atelier.crypto"
+local httpd = require "atelier.httpd"
+local json = require "atelier.json"
+local log = require "log"
+local pg = require "atelier.pg"
+
+local M = {}
+
+local MOST_WAITING = 10000
+local BATCH = 200
+local FIRST_DELAY, LONGEST_DELAY = 0.1, 5
+local LONGEST_AGENT = 512
+
+-- The files are locked in one order, so that two fronts cannot lock each other out. Rows of files that are gone with
+-- their device have nowhere to go. Rows that are there already are counted already.
+local WRITE = [[
+with given as (
+  select * from jsonb_to_recordset($1::jsonb) as g (id uuid, file uuid, ip inet, agent text, status text, bytes bigint,
+    reached_end boolean, age float8)
+), held as materialized (
+  select f.id, f.device_id from public.ate_files f where f.id in (select g.file from given g)
+  order by f.id for no key update
+), added as (
+  insert into public.download_history (id, ate_file_id, device_id, download_ip, user_agent, status, bytes_downloaded,
+    reached_end, created_at)
+  select g.id, h.id, h.device_id, g.ip, g.agent, g.status, g.bytes, g.reached_end,
+    clock_timestamp() - g.age * interval '1 second'
+  from given g join held h on h.id = g.file
+  on conflict (id) do nothing
+  returning ate_file_id, status, reached_end, created_at
+), counted as (
+  select a.ate_file_id, count(*) filter (where a.status = 'completed' and a.reached_end) as downloads,
+    max(a.created_at) as last
+  from added a group by a.ate_file_id
+)
+update public.ate_files f set download_count = f.download_count + c.downloads,
+  last_downloaded_at = greatest(f.last_downloaded_at, c.last)
+from counted c where f.id = c.ate_file_id]]
+
+local Log = {}
+Log.__index = Log
+
+local function uuid()
+  local b = { crypto.random(16):byte(1, 16) }
+  b[7] = b[7] & 0x0f | 0x40
+  b[9] = b[9] & 0x3f | 0x80
+  return (("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"):format(table.unpack(b)))
+end
+
+-- What a client says of itself: any bytes. What the database takes for text: UTF-8.
+local function clean(agent)
+  agent = (agent or ""):sub(1, LONGEST_AGENT)
+  return utf8.len(agent) and agent or (agent:gsub("[\128-\255]", "?"))
+end
+
+-- The row is not going to be in the database: here it stands.
+local function give_up(entry, reason)
+  log.error("a download was not recorded", { file = entry.file, user = entry.user, status = entry.status,
+    bytes = entry.bytes, ip = entry.ip, agent = entry.agent, entry = entry.id, reason = reason })
+end
+
+local function encode(entries)
+  local list, now = {}, httpd.now()
+  for i, entry in ipairs(entries) do
+    list[i] = { id = entry.id, file = entry.file, ip = entry.ip, agent = entry.agent, status = entry.status,
+      bytes = entry.bytes, reached_end = entry.reached_end, age = math.max(0, now - entry.at) }
+  end
+  return pg.json(json.array(list))
+end
+
+local function is_refused(code)
+  return code and (code:find "^22" or code:find "^23")
+end
+
+-- Writes the entries; one that the database refuses for what is in it is found and given up, the others are written.
+-- Returns whether the database did its part.
+local function write(self, entries)
+  local rows, message, code = self.db:service("ate_log_downloads", WRITE, { encode(entries) }, true)
+  if rows then return true end
+  if not is_refused(code) then return nil, message end
+  if #entries == 1 then
+    give_up(entries[1], message)
+    return true
+  end
+  for _, entry in ipairs(entries) do
+    local ok, why = write(self, { entry })
+    if not ok then return nil, why end
+  end
+  return true
+end
+
+local function flush(self)
+  local delay
+  while self.first <= self.last do
+    local entries = table.move(self.waiting, self.first, math.min(self.last, self.first + BATCH - 1), 1, {})
+    local ok, message = write(self, entries)
+    if ok then
+      for i = self.first, self.first + #entries - 1 do
+        self.waiting[i] = nil
+      end
+      self.first, delay = self.first + #entries, nil
+    else
+      if not delay then
+        log.warn("downloads wait to be recorded", { waiting = self.last - self.first + 1, reason = message })
+      end
+      delay = math.min((delay or FIRST_DELAY / 2) * 2, LONGEST_DELAY)
+      httpd.sleep(delay * (0.5 + math.random() / 2))
+    end
+  end
+end
+
+-- However the writer ends, the next one may begin.
+local Turn = {}
+Turn.__index = Turn
+
+function Turn:__close()
+  self.log.is_writing = false
+end
+
+--- Takes an entry, and writes, unless somebody does already. Returns when it is written or somebody else's task.
+-- @tparam table entry `file` (UUID), `ip`, `agent`, `status` ("completed" or "failed"), `bytes`, `reached_end`, `user`
+function Log:add(entry)
+  entry.id, entry.at, entry.agent = uuid(), httpd.now(), clean(entry.agent)
+  if self.last - self.first + 1 >= self.most then
+    return give_up(entry, "too many wait already")
+  end
+  self.last = self.last + 1
+  self.waiting[self.last] = entry
+  self:write()
+end
+
+--- Writes what waits, unless somebody does already.
+function Log:write()
+  if not self.is_writing and self.first <= self.last then
+    self.is_writing = true
+    local turn <close> = setmetatable({ log = self }, Turn) -- luacheck: ignore 211
+    flush(self)
+  end
+end
+
+--- How many rows are not in the database yet.
+-- @treturn integer
+function Log:count()
+  return self.last - self.first + 1
+end
+
+--- The end: what still waits goes into the log.
+function Log:stop()
+  for i = self.first, self.last do
+    give_up(self.waiting[i], "the process ended before the database was back")
+  end
+  self.waiting, self.first, self.last = {}, 1, 0
+end
+
+--- A log of downloads.
+-- @tparam table db see api.database
+-- @tparam[opt] integer most rows that may wait (10,000)
+-- @treturn table log
+function M.new(db, most)
+  return setmetatable({ db = db, most = most or MOST_WAITING, waiting = {}, first = 1, last = 0 }, Log)
+end
+
+return M
