@@ -228,9 +228,9 @@ function layout(app) {
   parts.alert = h("div", { class: "alert" });
   parts.devices = h("div", { class: "device-bar" });
   app.replaceChildren(parts.alert, parts.devices,
-    h("div", { class: "columns" },
-      h("div", { class: "column main-column" }, section("ticket", "ticket"), section("opener", "card"), section("history", "card")),
-      h("div", { class: "column side-column" }, section("licence", "card"), section("plan", "card"))));
+    h("div", { class: "columns" }, section("ticket", "ticket"),
+      h("div", { class: "side" }, section("licence", "card"), section("plan", "card")),
+      section("opener", "card"), section("history", "card")));
   return parts;
 }
 

@@ -20,13 +20,13 @@ export function historyCard(where, getData) {
   let owner = null;
 
   async function load() {
-    const { device } = getData();
+    const { device, status } = getData();
     if (!device) return;
     if (device !== owner) { items = null; most = PAGE; owner = device; }
     try {
-      const all = await api.list("/api/ate/history", { most: 500 });
+      const all = status?.ate_file_id ? await api.list("/api/ate/history", { most: 200, ate_file_id: status.ate_file_id }) : [];
       if (device !== getData().device) return;
-      items = all.filter((item) => !item.device_hash || item.device_hash === device);
+      items = all;
     } catch {
       items ??= []; // the page says elsewhere that the service is not there
     }
@@ -36,7 +36,7 @@ export function historyCard(where, getData) {
   const row = (item) => h("tr", {},
     h("td", {}, h("time", { datetime: item.created_at }, time(item.created_at, { dateStyle: "medium", timeStyle: "short" }))),
     h("td", {}, h("span", { class: `verdict ${item.status === "completed" ? "ok" : "warn"}` }, t(`history_${item.status}`))),
-    h("td", { class: "number" }, size(item.bytes_downloaded)),
+    h("td", { class: "number" }, size(item.bytes)),
     h("td", {}, agentName(item.user_agent)));
 
   function draw() {

@@ -8,6 +8,9 @@ const listeners = new Set();
 export const languages = { en: "English", ja: "日本語" };
 export const language = () => document.documentElement.lang;
 
+// How numbers and dates look where the reader lives, when that is in this language: 22/12 or 12/22.
+const locale = () => (navigator.languages ?? []).find((one) => one.toLowerCase().split("-")[0] === language()) ?? language();
+
 export function onLanguage(listener) {
   listeners.add(listener);
 }
@@ -33,7 +36,7 @@ export function t(key, values = {}) {
 }
 
 export const number = (value, digits = 0) =>
-  new Intl.NumberFormat(language(), { maximumFractionDigits: digits }).format(value);
+  new Intl.NumberFormat(locale(), { maximumFractionDigits: digits }).format(value);
 
 export function size(bytes) {
   if (!Number.isFinite(bytes)) return "–";
@@ -46,11 +49,11 @@ export function size(bytes) {
 }
 
 export const yen = (value) =>
-  new Intl.NumberFormat(language(), { style: "currency", currency: "JPY" }).format(value);
+  new Intl.NumberFormat(locale(), { style: "currency", currency: "JPY", currencyDisplay: "narrowSymbol" }).format(value);
 
 export function time(value, style = {}) {
   const options = Object.keys(style).length ? style : { dateStyle: "medium", timeStyle: "short" };
-  return new Intl.DateTimeFormat(language(), options).format(new Date(value));
+  return new Intl.DateTimeFormat(locale(), options).format(new Date(value));
 }
 
 const SPANS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];

@@ -42,13 +42,15 @@ export function licenceCard(where, getData, licenseOf) {
   function draw() {
     const { device, license } = getData();
     const off = !device || !license;
+    const none = getData().status && !license;
     place(where,
-      h("h2", { id: "licence-title" }, icon("key"), t("licence")),
+      h("h2", { id: "licence-title" }, t("licence")),
       h("p", { class: "soft" }, t("licence_text")),
       h("div", { class: "key", "data-shown": shown ? "yes" : "no" },
         shown ? h("output", { class: "key-text", id: "licence-key", "aria-label": t("licence") }, shown)
           : h("span", { class: "key-text veiled" }, h("span", { "aria-hidden": "true" }, "•••••-•••••-•••••-•••••-•••••"),
             h("span", { class: "unseen" }, t("licence_hidden")))),
+      none && h("p", { class: "small soft" }, t("licence_none")),
       fault && h("p", { class: "field-error" }, fault),
       h("div", { class: "actions" },
         h("button", { type: "button", id: "reveal", "data-key": "reveal", disabled: off, "aria-controls": "licence", onclick: reveal },

@@ -132,7 +132,7 @@ export function openerCard(where, context) {
   }
 
   function draw() {
-    place(head, h("h2", { id: "opener-title" }, icon("open"), t("opener")), h("p", { class: "soft", id: "opener-text" }, t("opener_text")));
+    place(head, h("h2", { id: "opener-title" }, t("opener")), h("p", { class: "soft", id: "opener-text" }, t("opener_text")));
     zone.replaceChildren(icon("file", "big"), h("span", { class: "drop-text" }, t("opener_drop")), input,
       h("label", { for: "ate-file", class: "button" }, t("opener_choose")));
     const { open } = form;

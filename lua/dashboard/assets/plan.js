@@ -35,7 +35,7 @@ export function planCard(where, data) {
     owned.size > 0 && [h("h3", {}, t("in_plan")),
       h("ul", { class: "tools" }, tools.filter((tool) => owned.has(tool)).map((tool) => toolItem(tool, true)))],
     missing.length > 0 && [h("h3", {}, t("not_in_plan")),
-      h("ul", { class: "tools" }, missing.map((tool) => toolItem(tool, false, t("has_it", { plans: within(tool) }))))],
+      h("ul", { class: "tools rows" }, missing.map((tool) => toolItem(tool, false, t("has_it", { plans: within(tool) }))))],
     missing.length === 0 && h("p", { class: "soft" }, t("top_plan")),
     larger.length > 0 && h("div", { class: "upgrades" }, h("h3", {}, t("upgrade")),
       larger.map((plan) => {
