@@ -15,6 +15,7 @@
 
 #define COROUTINE_FEE 1000 /* instructions: a new thread starts with a full count, so short ones would never be seen */
 #define MAX_RESULTS 16
+#define HANDLER_CALLS 200 /* of one error: as deep as a handler that fails may nest in Lua's own form */
 #define MAX_UNWANTED 64
 #define SEED 20230101
 
@@ -102,10 +103,22 @@ static int l_setmetatable(lua_State *L)
     return lua_setmetatable_function(L);
 }
 
-/* Lua calls message handlers without hooks, too. Here the handler is called once the error has been caught. */
-static int return_two(lua_State *L, int status, lua_KContext unused)
+/*
+ * Lua calls message handlers without hooks, too. Here the handler is called once the error has been caught. As in Lua's own
+ * form, what it raises itself is an error for it to handle.
+ */
+static int handle_error(lua_State *L, int status, lua_KContext calls)
 {
-    (void)L, (void)status, (void)unused;
+    while (status != LUA_OK && status != LUA_YIELD) { /* …, false, error */
+        if (calls++ == HANDLER_CALLS) {
+            lua_pop(L, 1);
+            lua_pushliteral(L, "error in error handling");
+            break;
+        }
+        lua_pushvalue(L, 1);
+        lua_insert(L, -2);
+        status = lua_pcallk(L, 1, 1, 0, calls, handle_error);
+    }
     return 2;
 }
 
@@ -116,10 +129,7 @@ static int finish_xpcall(lua_State *L, int status, lua_KContext unused)
         return lua_gettop(L) - 1; /* all but the handler */
     lua_pushboolean(L, 0);
     lua_insert(L, -2);
-    lua_pushvalue(L, 1);
-    lua_insert(L, -2); /* …, false, handler, error */
-    lua_callk(L, 1, 1, 0, return_two);
-    return 2;
+    return handle_error(L, status, 0);
 }
 
 static int l_xpcall(lua_State *L)

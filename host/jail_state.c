@@ -346,6 +346,35 @@ int jail_load_script(lua_State *L, struct jail_script *script)
     return status;
 }
 
+struct line_reader {
+    struct piece rest;
+    uint32_t given;
+};
+
+static const char *next_line(lua_State *L, void *ud, size_t *n)
+{
+    struct line_reader *reader = ud;
+    const char *p = reader->rest.p;
+    const char *end = reader->rest.n > 0 ? memchr(p, '\n', reader->rest.n) : NULL;
+
+    (void)L;
+    *n = end != NULL ? (size_t)(end - p) + 1 : reader->rest.n;
+    reader->rest.p += *n;
+    reader->rest.n -= *n;
+    reader->given++;
+    return *n > 0 ? p : NULL;
+}
+
+/* The line at which the parser gives up without saying where: it is read anew, and the last line that is asked for is it. */
+static uint32_t line_of_overflow(lua_State *L, const struct jail_script *script)
+{
+    struct line_reader reader = {.rest = skip_head(script->text, script->text_size)};
+    int status = lua_load(L, next_line, &reader, "=", "t");
+
+    lua_pop(L, 1);
+    return status == LUA_ERRRUN ? reader.given : 0;
+}
+
 /*
  * Where no script runs yet, all that Lua will not load is the text's fault: expressions that are nested too deeply are no
  * syntax error to Lua ("C stack overflow").
@@ -355,9 +384,12 @@ static int load_outermost(lua_State *L, struct jail_script *script)
     int status = jail_load_script(L, script);
 
     if (status == LUA_ERRRUN) {
-        size_t size;
+        uint32_t line = line_of_overflow(L, script);
+        size_t noted = jail_run.nfaults, size;
         const char *message = lua_tolstring(L, -1, &size);
         note_syntax(script, message != NULL ? message : "", message != NULL ? size : 0);
+        if (jail_run.nfaults > noted && jail_run.faults[noted].line == 0)
+            jail_run.faults[noted].line = line;
     }
     return status;
 }

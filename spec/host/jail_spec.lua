@@ -180,6 +180,31 @@ describe("a verdict", function()
   end)
 end)
 
+describe("xpcall", function()
+  it("hands its handler what the handler raises, as Lua's own does, and gives up in the end", function()
+    assert.equal("false\tthird: second\t3\n", printed [[
+      local n = 0
+      local function handler(m)
+        n = n + 1
+        if n < 3 then error(n == 1 and "first" or "second", 0) end
+        return "third: " .. m
+      end
+      local ok, message = xpcall(error, handler, "it")
+      print(ok, message, n)
+    ]])
+    for _, handler in ipairs { "error 'again'", "error {}", "error()", "return nil + 1" } do
+      assert.equal("false\terror in error handling\n", printed(("print(xpcall(error, function() %s end, 'it'))"):format(handler)))
+    end
+  end)
+
+  it("counts what a handler does, however often", function()
+    local v = run("local function f() while true do end end xpcall(error, f)", { instructions = 100000 })
+    assert.equal("instructions", v.verdict)
+    v = run("local function f() for _ = 1, 10000 do end error 'x' end xpcall(error, f)", { instructions = 1000000 })
+    assert.equal("instructions", v.verdict)
+  end)
+end)
+
 describe("a run that is begun", function()
   it("goes on while we do other things, and is finished once", function()
     local child <close> = new()
@@ -350,8 +375,11 @@ describe("siblings", function()
     local child <close> = new()
     v = child:load { modules = deep }
     assert.same({ "syntax", "m.lua", "C stack overflow" }, { v.verdict, v.script, v.message })
+    assert.equal(1, v.line)
     v = run(deep["m.lua"])
-    assert.same({ "syntax", "main.lua" }, { v.verdict, v.script })
+    assert.same({ "syntax", "main.lua", 1 }, { v.verdict, v.script, v.line })
+    v = run("#!/bin/lua\nlocal x = 1\r\n\n--[[\n]] return " .. ("("):rep(150) .. "\n" .. ("("):rep(150) .. "\n1")
+    assert.same({ "syntax", 6, "C stack overflow" }, { v.verdict, v.line, v.message })
   end)
 
   it("must be Lua, all of them, also when nobody asks for them", function()

@@ -37,7 +37,7 @@ describe("a wall that is left out", function()
     { "sticky", "a request for memory that is caught", "pcall(string.rep, 'x', 1e9)", "memory", { "sticky" }, "memory" },
     { "handlers and sticky", "a handler that runs within the hook, and so without one",
       "local function f() while true do end end xpcall(f, f)", "instructions", { "handlers", "sticky" }, "time" },
-    { "sticky", "the same, with a handler that runs after the error", "local function f() while true do end end xpcall(f, f)",
+    { "sticky", "the same, with a handler that runs after the error", "local function f() while true do end end xpcall(f, f) f()",
       "instructions", { "sticky" }, "error" },
     { "finalizers", "a finalizer that loops, unseen by hooks",
       "setmetatable({}, { __gc = function() while true do end end }) for _ = 1, 100000 do local _ = {} end",
