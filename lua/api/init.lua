@@ -36,7 +36,8 @@ local M = {}
 
 local RESOURCES = {
   "api.health", "api.status", "api.generate", "api.files", "api.history", "api.plans", "api.license",
-  "api.download",
+  "api.download", "dashboard",
+  "api.events",
 }
 
 local App = {}
