@@ -46,6 +46,7 @@ run   lua-posix             module posix              luaposix
 test  git                   command git               -
 test  clang                 command clang             -
 test  nodejs                node 18                   -
+test  groff-base            command groff             -
 test  openssl               command openssl           -
 test  p7zip-full            command 7z                -
 test  python3               command python3           -
@@ -55,6 +56,7 @@ test  lua-busted            command busted            busted
 test  lua-check             command luacheck          luacheck
 test  lua-ldoc              command ldoc              ldoc
 bench npm                   command npm               -
+bench wrk                   command wrk               -
 LIST
 }
 

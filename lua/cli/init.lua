@@ -34,6 +34,8 @@ local COMMANDS = {
   { "config", "Show the configuration: every key, its value and its meaning." },
   { "run", "Run a Lua script inside the engine, with every native module at hand." },
   { "repl", "Try Lua at a prompt, with every native module at hand." },
+  { "man", "Print the manual page." },
+  { "completion", "Print what makes a shell complete commands and options." },
   { "version", "Print the version." },
 }
 
@@ -54,7 +56,7 @@ local function load_command(name)
   return require("cli." .. name)
 end
 
--- The parser knows every command's name and summary, but the arguments of one only.
+-- The parser knows every command's name and summary, but the arguments of one only; of all, when `chosen` is true.
 local function build_parser(chosen)
   local chosen_parser
   local parser = argparse("atelier", "Makes and serves .ate files: one sealed bundle for each licence and device.")
@@ -65,7 +67,7 @@ local function build_parser(chosen)
   for _, entry in ipairs(COMMANDS) do
     local name, summary = table.unpack(entry)
     local sub = parser:command(name, summary)
-    if name == chosen then
+    if name == chosen or chosen == true then
       local command = load_command(name)
       chosen_parser = sub
       sub:epilog("Example:\n" .. command.example:gsub("([^\n]+)", "   %1"))
@@ -78,6 +80,12 @@ local function build_parser(chosen)
   parser:epilog("`atelier COMMAND --help` tells more, with an example.\n"
     .. "Exit codes: 0 done, 2 usage, 3 the input was refused, 1 everything else.")
   return parser, chosen_parser
+end
+
+--- The whole command line, with every command's arguments: for what describes it.
+-- @treturn table parser of argparse
+function M.parser()
+  return (build_parser(true))
 end
 
 -- File names and arguments need not be UTF-8, JSON must be: other bytes become U+FFFD.
