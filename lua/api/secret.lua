@@ -30,7 +30,11 @@ end
 
 local function create(path)
   local ok, reason, code = files.write(path, function(file)
-    return files.failure(file:write(crypto.base64url_encode(crypto.random(32)), "\n"))
+    local written, message, number = file:write(crypto.base64url_encode(crypto.random(32)), "\n")
+    if not written then
+      return files.failure(written, message, number)
+    end
+    return true
   end, { exclusive = true })
   if not ok and code ~= "EEXIST" then
     return wrap(path, reason, code)
