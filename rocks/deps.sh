@@ -41,6 +41,7 @@ run   libseccomp-dev        library libseccomp 2.5    -
 run   postgresql            postgres 14               -
 run   util-linux            command setpriv           -
 run   lua-argparse          module argparse           argparse
+run   lua-expat             module lxp                luaexpat
 run   lua-lpeg              module lpeg               lpeg
 run   lua-posix             module posix              luaposix
 test  git                   command git               -
@@ -49,6 +50,10 @@ test  nodejs                node 18                   -
 test  groff-base            command groff             -
 test  openssl               command openssl           -
 test  p7zip-full            command 7z                -
+test  swift-account         command swift-account-server    -
+test  swift-container       command swift-container-server  -
+test  swift-object          command swift-object-server     -
+test  swift-proxy           command swift-proxy-server      -
 test  python3               command python3           -
 test  unzip                 command unzip             -
 test  luarocks              command luarocks          -

@@ -3,10 +3,10 @@
 -- A store has:
 --
 --   put(key, source, options)  begins to store; source is {strings…} or a path (then taken over). Never replaces a key.
---                              → ticket | nil, message, code
---   wait(ticket)               → true once the store confirmed it | nil, message, code
---   get(key)                   → open file | nil, message, code
---   head(key)                  → {size} | nil, message, code
+--                              Options: sha256 in hex. → ticket | nil, message, code
+--   wait(ticket, timeout)      → true once the store confirmed it | nil, message, code
+--   get(key)                   → an open file, or what is read like one (read, lines, seek, close) | nil, message, code
+--   head(key)                  → {size}, where it is known with sha256 and etag | nil, message, code
 --   delete(keys)               → number deleted | nil, message, code
 --   list(prefix, after)        → {{key, size, age}, …} in key order, at most 1,000; age in seconds by the store's own
 --                              clock; and names of what writers left unfinished on the way | nil, message, code
@@ -14,7 +14,8 @@
 --   staging()                  → folder on the store's own disk where large files are prepared, or nil
 --   close()
 --
--- Several puts may be in flight; each is waited for once. A missing key has code "not_found", a taken one "exists".
+-- Several puts may be in flight; each is waited for once. A missing key has code "not_found", a taken one "exists", an
+-- unsafe one "bad_key". "unavailable" is an outage: the store was not reached, or asks for patience.
 -- @module storage
 local M = {}
 
@@ -55,7 +56,11 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code
 function M.open(config)
-  return require("storage.local").open(config)
+  local kind = config.storage
+  if not kind then
+    kind = config.supabase_url and config.supabase_service_role_key and "supabase" or "local"
+  end
+  return require("storage." .. kind).open(config)
 end
 
 return M

@@ -1,3 +1,4 @@
+local contract = require "spec.storage.contract"
 local fs = require "atelier.fs"
 local program = require "spec.support.program"
 local storage = require "storage"
@@ -179,5 +180,21 @@ describe("storage.key", function()
     for _, name in ipairs { "", "Upper", "a/b", "..", "a.b", ("t"):rep(65) } do
       assert.equal("bad_template", select(3, storage.key("d", name, id)))
     end
+  end)
+end)
+
+describe("storage.local, as any store", function()
+  local dir
+
+  setup(function()
+    dir = program.folder()
+  end)
+
+  teardown(function()
+    program.remove(dir)
+  end)
+
+  contract.test({ it = it, before_each = before_each, after_each = after_each }, function()
+    return assert(storage.open { storage_dir = dir .. "/files", storage_threads = 4 })
   end)
 end)

@@ -1,0 +1,76 @@
+--- An object of a remote store, read in pieces as a file is read: each piece is a request of its own, so that memory
+-- stays small, and all must be of one and the same object.
+-- @module storage.reader
+local M = {}
+local Reader = {}
+Reader.__index = Reader
+
+local PIECE = 1 << 20 -- bytes that are asked for at once
+
+--- Reads on.
+-- @tparam[opt] integer bytes at most; a MiB by default
+-- @treturn[1] string
+-- @treturn[2] nil at the end
+-- @return[3] nil: the object has changed, or the store is out of reach
+-- @treturn[3] string message
+-- @treturn[3] string code
+-- @function reader:read
+function Reader:read(bytes)
+  if self.at >= self.size then
+    return nil
+  end
+  local last = math.min(self.at + math.min(bytes or PIECE, PIECE), self.size) - 1
+  local piece, message, code = self.fetch(self.at, last, self.etag)
+  if not piece then
+    return nil, message, code
+  elseif self.etag and piece.etag ~= self.etag or piece.size ~= self.size or #piece.data ~= last - self.at + 1 then
+    return nil, ("storage: get %s: the object is another one than it was"):format(self.key), "corrupt"
+  end
+  self.etag, self.at = piece.etag, self.at + #piece.data
+  return piece.data
+end
+
+--- The rest in pieces, as of a file; raises what `read` fails with.
+-- @tparam[opt] integer bytes
+-- @treturn function iterator
+-- @function reader:lines
+function Reader:lines(bytes)
+  return function()
+    local data, message = self:read(bytes)
+    if not data and message then
+      error(message, 0)
+    end
+    return data
+  end
+end
+
+--- Where to read on.
+-- @tparam string whence "set", "cur" or "end"
+-- @tparam[opt=0] integer offset
+-- @treturn integer position
+-- @function reader:seek
+function Reader:seek(whence, offset)
+  local from = whence == "end" and self.size or whence == "set" and 0 or self.at
+  self.at = from + (offset or 0)
+  return self.at
+end
+
+--- Nothing is open between two pieces.
+-- @function reader:close
+function Reader:close()
+  self.at = self.size
+  return true
+end
+
+Reader.__close = Reader.close
+
+--- A reader.
+-- @tparam function fetch (from, to, etag) → {data, etag, size} | nil, message, code
+-- @tparam table found `size` and, where it is known, `etag`
+-- @tparam string key
+-- @treturn table reader
+function M.new(fetch, found, key)
+  return setmetatable({ fetch = fetch, key = key, at = 0, size = found.size, etag = found.etag }, Reader)
+end
+
+return M

@@ -1,0 +1,210 @@
+--- The store on S3, and on every server that speaks its protocol: Signature Version 4 through libcurl, objects in one
+-- bucket, large ones in parts.
+--
+-- Each object carries its SHA-256 as metadata, and the server is told the hash of what it receives, so that bytes that
+-- changed on the way are refused. A new key is asked for with If-None-Match; where a server does not know that, the
+-- key is looked at first. Keys need no encoding: `storage.is_safe` lets nothing else through.
+-- @module storage.s3
+local crypto = require "atelier.crypto"
+local form = require "storage.s3.request"
+local parts = require "storage.s3.parts"
+local remote = require "storage.remote"
+local xml = require "storage.s3.xml"
+
+local M = {}
+local Driver = {}
+
+local SINGLE = 64 << 20 -- bytes; larger objects go in parts of this size
+local PAGE = 1000
+
+-- ==== answers ==================================================================================
+
+local CODES = {
+  NoSuchKey = "not_found", NoSuchUpload = "not_found", NotFound = "not_found", NoSuchBucket = "no_bucket",
+  PreconditionFailed = "exists", ConditionalRequestConflict = "unavailable", EntityTooLarge = "too_large",
+  AccessDenied = "denied", SignatureDoesNotMatch = "denied", InvalidAccessKeyId = "denied", ExpiredToken = "denied",
+  InvalidToken = "denied", RequestTimeTooSkewed = "denied", AuthorizationHeaderMalformed = "denied",
+  NotImplemented = "not_implemented", XAmzContentSHA256Mismatch = "unavailable", BadDigest = "unavailable",
+  SlowDown = "unavailable", InternalError = "unavailable", ServiceUnavailable = "unavailable",
+  RequestTimeout = "unavailable",
+}
+local STATUSES = { [404] = "not_found", [412] = "exists", [403] = "denied", [401] = "denied", [409] = "unavailable",
+  [413] = "too_large", [429] = "unavailable", [408] = "unavailable", [501] = "not_implemented" }
+local HINTS = {
+  RequestTimeTooSkewed = "; set this host's clock",
+  SignatureDoesNotMatch = "; check the secret key and the region",
+  NoSuchBucket = "; make the bucket, or name another one",
+}
+
+-- What an answer says is wrong. Also with status 200: completing an upload may fail after its head was sent.
+function Driver.judge(response)
+  local body = response.body or ""
+  local fault = body:find("<Error", 1, true) and xml.read(body)
+  fault = fault and fault.name == "Error" and fault
+  if response.status < 300 and not fault then
+    return nil
+  end
+  local word = fault and xml.text(fault, "Code")
+  local code = CODES[word] or STATUSES[response.status] or (response.status >= 500 and "unavailable") or "refused"
+  local message = ("status %d%s%s%s"):format(response.status, word and ", " .. word or "",
+    fault and xml.text(fault, "Message") and ": " .. xml.text(fault, "Message") or "", HINTS[word] or "")
+  return message, code, remote.patience(response.headers)
+end
+
+-- ==== one object ===============================================================================
+
+function Driver.lookup(self, key)
+  local response, message, code, seconds = self:send(form.request(self, "HEAD", key, {}))
+  if not response then
+    return nil, message, code, seconds
+  end
+  return { size = tonumber(response.headers["content-length"]), sha256 = response.headers["x-amz-meta-sha256"],
+    etag = response.headers.etag }
+end
+
+function Driver.fetch(self, key, from, to, etag)
+  local response, message, code, seconds = self:send(form.request(self, "GET", key, { timeout = form.LONG,
+    headers = { range = ("bytes=%d-%d"):format(from, to), ["if-match"] = etag } }))
+  if not response then
+    return nil, message, code == "exists" and "corrupt" or code, seconds
+  end
+  local size = (response.headers["content-range"] or ""):match "/(%d+)$" or response.headers["content-length"]
+  return response.body, response.headers.etag, tonumber(size)
+end
+
+-- Puts what `fields` has under a new key.
+local function put_new(self, key, fields)
+  if self.driver.no_condition then
+    local found, message, code, seconds = Driver.lookup(self, key)
+    if found then
+      return nil, "the key is taken", "exists"
+    elseif code ~= "not_found" then
+      return nil, message, code, seconds
+    end
+  else
+    fields.headers["if-none-match"] = "*"
+  end
+  local response, message, code, seconds = self:send(form.request(self, "PUT", key, fields))
+  if code == "not_implemented" and fields.headers["if-none-match"] then
+    self.driver.no_condition = true
+    fields.headers["if-none-match"] = nil
+    if fields.file then
+      fields.file:seek "set"
+    end
+    return put_new(self, key, fields)
+  end
+  return response and true, message, code, seconds
+end
+
+function Driver.upload(self, key, source, options)
+  if type(source) == "table" then
+    local body = table.concat(source)
+    return put_new(self, key, { headers = form.metadata(options), body = body,
+      sha256 = options.sha256 or crypto.hex(crypto.sha256(body)), timeout = form.LONG })
+  elseif options.size > self.driver.part then
+    return parts.upload(self, key, source, options)
+  end
+  local file <close>, problem = io.open(source, "rb")
+  if not file then
+    return nil, problem, "io"
+  end
+  return put_new(self, key, { headers = form.metadata(options), file = file, length = options.size, timeout = form.LONG,
+    sha256 = options.sha256 or form.hash_of(file, options.size) })
+end
+
+-- ==== many objects =============================================================================
+
+-- One at a time: the protocol's own call for many is not the same everywhere.
+function Driver.remove(self, keys)
+  local count = 0
+  for _, key in ipairs(keys) do
+    local found, message, code, seconds = Driver.lookup(self, key)
+    if found then
+      local response
+      response, message, code, seconds = self:send(form.request(self, "DELETE", key, {}))
+      count = count + (response and 1 or 0)
+      found = response
+    end
+    if not found and code ~= "not_found" then
+      return nil, message, code, seconds
+    end
+  end
+  return count
+end
+
+-- Uploads in parts that nobody completed; named so that `discard` finds them.
+local function unfinished(self, prefix)
+  local response = self:send(form.request(self, "GET", nil, { query = { uploads = "", prefix = prefix } }))
+  local root = response and xml.read(response.body or "")
+  local names = {}
+  for _, upload in ipairs(root and xml.all(root, "Upload") or {}) do
+    names[#names + 1] = ("%d %s %s"):format(remote.age(xml.text(upload, "Initiated"), response.headers),
+      xml.text(upload, "UploadId"), xml.text(upload, "Key"))
+  end
+  return names
+end
+
+function Driver.page(self, prefix, after)
+  local response, message, code, seconds = self:send(form.request(self, "GET", nil, { query = { ["list-type"] = 2,
+    ["max-keys"] = PAGE, prefix = prefix, ["start-after"] = after } }))
+  if not response then
+    return nil, message, code, seconds
+  end
+  local root = xml.read(response.body or "")
+  if not root or root.name ~= "ListBucketResult" then
+    return nil, "the list cannot be read", "unavailable"
+  end
+  local entries = {}
+  for i, item in ipairs(xml.all(root, "Contents")) do
+    entries[i] = { key = xml.text(item, "Key"), size = tonumber(xml.text(item, "Size")),
+      age = remote.age(xml.text(item, "LastModified"), response.headers) }
+  end
+  return entries, after and {} or unfinished(self, prefix)
+end
+
+function Driver.discard(self, names, age)
+  local count = 0
+  for _, name in ipairs(names) do
+    local old, id, key = name:match "^(%-?%d+) (%S+) (%S+)$"
+    if old and tonumber(old) >= age and parts.abort(self, key, id) then
+      count = count + 1
+    end
+  end
+  return count
+end
+
+-- ==== opening ==================================================================================
+
+--- Opens the store.
+-- @tparam table config `s3_endpoint`, `s3_region`, `s3_bucket`, `s3_style` "path" or "host", `s3_access_key`,
+--   `s3_secret_key`, `s3_session_token`, `s3_part_bytes`, `s3_ca_file`
+-- @treturn[1] table store
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code "config"
+function M.open(config)
+  for _, name in ipairs { "s3_bucket", "s3_access_key", "s3_secret_key" } do
+    if not config[name] then
+      return nil, ("storage: s3: %s is not set"):format(name), "config"
+    end
+  end
+  local region = config.s3_region
+  local endpoint = (config.s3_endpoint or ("https://s3.%s.amazonaws.com"):format(region)):gsub("/+$", "")
+  local scheme, rest = endpoint:match "^(https?://)([^/?#@]+)$"
+  if not scheme or not config.s3_bucket:find "^[a-z0-9][a-z0-9.-]+$" then
+    return nil, "storage: s3: s3_endpoint must be https://HOST and s3_bucket a bucket's name", "config"
+  end
+  local host_style = config.s3_style == "host"
+  local driver = setmetatable({
+    kind = "s3",
+    origin = scheme .. (host_style and config.s3_bucket .. "." or "") .. rest,
+    path = host_style and "/" or "/" .. config.s3_bucket .. "/",
+    part = config.s3_part_bytes or SINGLE,
+    ca_file = config.s3_ca_file,
+    credentials = { access_key = config.s3_access_key, secret_key = config.s3_secret_key, region = region,
+      service = "s3", token = config.s3_session_token },
+  }, { __index = Driver })
+  return remote.new(driver, config)
+end
+
+return M

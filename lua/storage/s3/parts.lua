@@ -1,0 +1,89 @@
+--- Large objects on S3: sent in parts, each with its own hash and tries; nothing is visible before the last step.
+-- @module storage.s3.parts
+local crypto = require "atelier.crypto"
+local form = require "storage.s3.request"
+local xml = require "storage.s3.xml"
+
+local M = {}
+
+local function begin_upload(self, key, options)
+  local response, message, code, seconds = self:send(form.request(self, "POST", key, { query = { uploads = "" },
+    headers = form.metadata(options) }))
+  if not response then
+    return nil, message, code, seconds
+  end
+  local root = xml.read(response.body or "")
+  local id = root and xml.text(root, "UploadId")
+  if not id then
+    return nil, "the store gave no upload id", "refused"
+  end
+  return id
+end
+
+local function send_parts(self, key, id, file, size)
+  local tags = {}
+  for number = 1, math.max(1, (size + self.driver.part - 1) // self.driver.part) do
+    local from = (number - 1) * self.driver.part
+    local length = math.min(self.driver.part, size - from)
+    file:seek("set", from)
+    local sha256 = form.hash_of(file, length)
+    local response, message, code = self:insist(function()
+      file:seek("set", from)
+      return form.request(self, "PUT", key, { query = { partNumber = number, uploadId = id }, file = file,
+        length = length, sha256 = sha256, timeout = form.LONG })
+    end)
+    if not response then
+      return nil, message, code
+    end
+    tags[number] = ("<Part><PartNumber>%d</PartNumber><ETag>%s</ETag></Part>"):format(number,
+      xml.escape(response.headers.etag or ""))
+  end
+  return tags
+end
+
+--- Gives an upload up, and what was sent of it.
+-- @tparam table self store
+-- @tparam string key
+-- @tparam string id
+function M.abort(self, key, id)
+  return self:send(form.request(self, "DELETE", key, { query = { uploadId = id } }))
+end
+
+--- Uploads a file in parts; it is there when all are.
+-- @tparam table self store
+-- @tparam string key
+-- @tparam string path
+-- @tparam table options `size`, `sha256`
+-- @return as a driver's `upload`, see storage.remote
+function M.upload(self, key, path, options)
+  local found, message, code, seconds = self.driver.lookup(self, key)
+  if found then
+    return nil, "the key is taken", "exists"
+  elseif code ~= "not_found" then
+    return nil, message, code, seconds
+  end
+  local file <close>, problem = io.open(path, "rb")
+  if not file then
+    return nil, problem, "io"
+  end
+  local id
+  id, message, code, seconds = begin_upload(self, key, options)
+  if not id then
+    return nil, message, code, seconds
+  end
+  local tags
+  tags, message, code = send_parts(self, key, id, file, options.size)
+  local body = tags and "<CompleteMultipartUpload>" .. table.concat(tags) .. "</CompleteMultipartUpload>"
+  local response = tags
+  if tags then
+    response, message, code = self:insist(form.request(self, "POST", key, { query = { uploadId = id }, body = body,
+      sha256 = crypto.hex(crypto.sha256(body)), timeout = form.LONG }))
+  end
+  if not response then
+    M.abort(self, key, id)
+    return nil, message, code
+  end
+  return true
+end
+
+return M

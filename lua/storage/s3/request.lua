@@ -1,0 +1,77 @@
+--- Requests to S3 in the form in which libcurl signs them rightly: the path and the query encoded and sorted as they
+-- are signed, the body's hash always given.
+-- @module storage.s3.request
+local crypto = require "atelier.crypto"
+
+local M = {}
+
+--- Seconds for a body of any size.
+M.LONG = 3600
+
+local STALLED = 60 -- seconds without a byte moving
+local EMPTY = crypto.hex(crypto.sha256 "")
+
+local function url_of(self, key, query)
+  local driver = self.driver
+  local path = key and (driver.path .. key) or driver.path:gsub("/$", "")
+  return driver.origin .. (path == "" and "/" or path) .. (query and "?" .. query or "")
+end
+
+-- Parameters in the order and the form in which they are signed (RFC 3986).
+local function query_of(parameters)
+  local names, list = {}, {}
+  for name in pairs(parameters) do
+    names[#names + 1] = name
+  end
+  table.sort(names)
+  for i, name in ipairs(names) do
+    list[i] = name .. "=" .. tostring(parameters[name]):gsub("[^%w._~-]", function(c)
+      return ("%%%02X"):format(c:byte())
+    end)
+  end
+  return table.concat(list, "&")
+end
+
+--- A request.
+-- @tparam table self store
+-- @tparam string method
+-- @tparam ?string key absent: of the bucket
+-- @tparam table fields `query`, `headers`, `body` or `file` and `length`, `sha256` of that in hex, `timeout`
+-- @treturn table for atelier.http
+function M.request(self, method, key, fields)
+  local headers = { ["x-amz-content-sha256"] = fields.sha256 or EMPTY }
+  for name, value in pairs(fields.headers or {}) do
+    headers[name] = value
+  end
+  return { method = method, url = url_of(self, key, fields.query and query_of(fields.query)), headers = headers,
+    body = fields.body, body_file = fields.file, body_length = fields.length, sigv4 = self.driver.credentials,
+    ca_file = self.driver.ca_file, timeout = fields.timeout or 60, stall_timeout = STALLED }
+end
+
+--- What an object carries along.
+-- @tparam table options `sha256` in hex
+-- @treturn table headers
+function M.metadata(options)
+  return { ["x-amz-meta-sha256"] = options.sha256, ["content-type"] = "application/octet-stream" }
+end
+
+--- The hash of the next bytes of a file, whose position stays.
+-- @tparam file file
+-- @tparam integer length
+-- @treturn string SHA-256 in hex
+function M.hash_of(file, length)
+  local hash, left = crypto.hash(), length
+  local at = file:seek()
+  while left > 0 do
+    local data = file:read(math.min(left, 1 << 20))
+    if not data then
+      break
+    end
+    hash:update(data)
+    left = left - #data
+  end
+  file:seek("set", at)
+  return crypto.hex(hash:digest())
+end
+
+return M

@@ -1,0 +1,229 @@
+--- The store on Supabase Storage, over its REST API, with the service's key.
+--
+-- Nearly every refusal comes with status 400 and the real one in the body: `code` decides, then `statusCode`, then the
+-- status. Uploads carry Content-Length always, since the server applies no limit to others, and never replace an
+-- object; their SHA-256 goes along as metadata. A bucket that is missing is made, private.
+-- @module storage.supabase
+local crypto = require "atelier.crypto"
+local json = require "atelier.json"
+local remote = require "storage.remote"
+
+local M = {}
+local Driver = {}
+
+local PAGE = 1000
+local STALLED = 60
+local LONG = 3600 -- seconds, for a body of any size
+
+-- ==== answers ==================================================================================
+
+local CODES = {
+  NoSuchKey = "not_found", KeyAlreadyExists = "exists", NoSuchBucket = "no_bucket", BucketAlreadyExists = "exists",
+  EntityTooLarge = "too_large", AccessDenied = "denied", InvalidJWT = "denied", InvalidSignature = "denied",
+  InvalidKey = "bad_key", InvalidMimeType = "refused", SlowDown = "unavailable", InternalError = "unavailable",
+  DatabaseTimeout = "unavailable", DatabaseError = "unavailable", LockTimeout = "unavailable",
+  ResourceLocked = "unavailable", S3Error = "unavailable", TooManyRequests = "unavailable",
+}
+local STATUSES = { [401] = "denied", [403] = "denied", [404] = "not_found", [408] = "unavailable", [409] = "exists",
+  [413] = "too_large", [429] = "unavailable" }
+local HINTS = {
+  denied = "; check SUPABASE_SERVICE_ROLE_KEY, and supabase_header where a gateway wants the key elsewhere",
+  too_large = "; raise the limit of the project or of its bucket",
+}
+
+function Driver.judge(response)
+  if response.status < 300 then
+    return nil
+  end
+  local fault = json.decode(response.body or "")
+  fault = type(fault) == "table" and fault or {}
+  local status = tonumber(fault.statusCode) or response.status
+  local code = CODES[fault.code] or STATUSES[status] or (status >= 500 or response.status >= 500) and "unavailable"
+    or "refused"
+  local word = type(fault.code) == "string" and fault.code or type(fault.error) == "string" and fault.error
+  local message = ("status %d%s%s%s"):format(status, word and ", " .. word or "",
+    type(fault.message) == "string" and ": " .. fault.message or "", HINTS[code] or "")
+  return message, code, remote.patience(response.headers)
+end
+
+-- ==== requests =================================================================================
+
+local function key_headers(config)
+  local key, form = config.supabase_service_role_key, config.supabase_header or "auto"
+  local bearer = "Bearer " .. key
+  if form == "bearer" then
+    return { authorization = bearer }
+  elseif form == "apikey" then
+    return { apikey = key }
+  end
+  return { apikey = key, authorization = bearer }
+end
+
+local function request(self, method, path, fields)
+  local headers = {}
+  for _, list in ipairs { self.driver.headers, fields.headers or {} } do
+    for name, value in pairs(list) do
+      headers[name] = value
+    end
+  end
+  local body = fields.body
+  if fields.json then
+    headers["content-type"], body = "application/json", assert(json.encode(fields.json))
+  end
+  return { method = method, url = self.driver.origin .. path, headers = headers, body = body, body_file = fields.file,
+    body_length = fields.length, timeout = fields.timeout or 60, stall_timeout = STALLED }
+end
+
+local function object(self, key)
+  return "/object/" .. self.driver.bucket .. "/" .. key
+end
+
+local function decoded(response)
+  local value = json.decode(response.body or "")
+  return type(value) == "table" and value or nil
+end
+
+-- ==== one object ===============================================================================
+
+function Driver.lookup(self, key)
+  local response, message, code, seconds = self:send(request(self, "GET",
+    "/object/info/" .. self.driver.bucket .. "/" .. key, {}))
+  if not response then
+    return nil, message, code, seconds
+  end
+  local info = decoded(response)
+  if not info or type(info.size) ~= "number" then
+    return nil, "the answer cannot be read", "unavailable"
+  end
+  local metadata = type(info.metadata) == "table" and info.metadata or {}
+  return { size = math.tointeger(info.size), sha256 = metadata.sha256, etag = info.etag }
+end
+
+function Driver.fetch(self, key, from, to)
+  local response, message, code, seconds = self:send(request(self, "GET", object(self, key), { timeout = LONG,
+    headers = { range = ("bytes=%d-%d"):format(from, to) } }))
+  if not response then
+    return nil, message, code, seconds
+  end
+  local size = (response.headers["content-range"] or ""):match "/(%d+)$" or response.headers["content-length"]
+  return response.body, response.headers.etag, tonumber(size)
+end
+
+local function make_bucket(self)
+  local name = self.driver.bucket
+  local response, message, code, seconds = self:send(request(self, "POST", "/bucket",
+    { json = { id = name, name = name, public = false } }))
+  if response or code == "exists" then
+    return true
+  end
+  return nil, "make bucket " .. name .. ": " .. message, code, seconds
+end
+
+local function upload(self, key, fields, options)
+  fields.headers = { ["content-type"] = "application/octet-stream", ["cache-control"] = "private, no-store",
+    ["x-upsert"] = "false",
+    ["x-metadata"] = options.sha256 and crypto.base64_encode(assert(json.encode { sha256 = options.sha256 })) }
+  fields.timeout = LONG
+  local response, message, code, seconds = self:send(request(self, "POST", object(self, key), fields))
+  return response and true, message, code, seconds
+end
+
+-- Sends the object; once more where its bucket had to be made.
+local function with_bucket(self, send)
+  local ok, message, code, seconds = send()
+  if code == "no_bucket" then
+    ok, message, code, seconds = make_bucket(self)
+    if ok then
+      ok, message, code, seconds = send()
+    end
+  end
+  return ok, message, code, seconds
+end
+
+function Driver.upload(self, key, source, options)
+  if type(source) == "table" then
+    local body = table.concat(source)
+    return with_bucket(self, function()
+      return upload(self, key, { body = body }, options)
+    end)
+  end
+  local file <close>, problem = io.open(source, "rb")
+  if not file then
+    return nil, problem, "io"
+  end
+  return with_bucket(self, function()
+    file:seek("set")
+    return upload(self, key, { file = file, length = options.size }, options)
+  end)
+end
+
+-- ==== many objects =============================================================================
+
+function Driver.remove(self, keys)
+  local count = 0
+  for from = 1, #keys, PAGE do
+    local some = json.array(table.move(keys, from, math.min(#keys, from + PAGE - 1), 1, {}))
+    local response, message, code, seconds = self:send(request(self, "DELETE", "/object/" .. self.driver.bucket,
+      { json = { prefixes = some } }))
+    if not response and code ~= "no_bucket" then
+      return nil, message, code, seconds
+    end
+    count = count + #(response and decoded(response) or {})
+  end
+  return count
+end
+
+function Driver.page(self, prefix, after)
+  -- A cursor is the key that came last, as the server writes it; what it gave itself is used where it is known.
+  local cursor = after and (self.driver.cursors[after] or crypto.base64_encode("l:" .. after)) or nil
+  local response, message, code, seconds = self:send(request(self, "POST", "/object/list-v2/" .. self.driver.bucket,
+    { json = { prefix = prefix, limit = PAGE, with_delimiter = false, cursor = cursor } }))
+  if not response then
+    if code == "no_bucket" then
+      return {}, {}
+    end
+    return nil, message, code, seconds
+  end
+  local list = decoded(response)
+  if not list or type(list.objects) ~= "table" then
+    return nil, "the list cannot be read", "unavailable"
+  end
+  local entries = {}
+  for i, item in ipairs(list.objects) do
+    local metadata = type(item.metadata) == "table" and item.metadata or {}
+    entries[i] = { key = item.name, size = math.tointeger(metadata.size),
+      age = remote.age(item.created_at, response.headers) }
+  end
+  self.driver.cursors = {}
+  if entries[1] and type(list.nextCursor) == "string" then
+    self.driver.cursors[entries[#entries].key] = list.nextCursor
+  end
+  return entries, {}
+end
+
+-- An upload that is cut leaves nothing that could be listed.
+function Driver.discard()
+  return 0
+end
+
+--- Opens the store.
+-- @tparam table config `supabase_url`, `supabase_service_role_key`, `supabase_bucket`, `supabase_header`
+-- @treturn[1] table store
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code "config"
+function M.open(config)
+  for _, name in ipairs { "supabase_url", "supabase_service_role_key" } do
+    if not config[name] then
+      return nil, ("storage: supabase: %s is not set"):format(name), "config"
+    end
+  end
+  local url = config.supabase_url:gsub("/+$", "")
+  if not url:find "^https?://[^/?#@]+[^?#@]*$" then
+    return nil, "storage: supabase: supabase_url must be https://REF.supabase.co, or a server's address", "config"
+  end
+  return remote.new(setmetatable({ kind = "supabase", origin = url .. "/storage/v1", bucket = config.supabase_bucket,
+    headers = key_headers(config), cursors = {} }, { __index = Driver }), config)
+end
+
+return M

@@ -1,0 +1,164 @@
+local contract = require "spec.storage.contract"
+local http = require "atelier.http"
+local json = require "atelier.json"
+local program = require "spec.support.program"
+local supabase = require "storage.supabase"
+
+local KEY <const> = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl"
+
+-- The server is a strict stand-in, made from the recorded answers of the real one.
+describe("storage.supabase", function()
+  local server, url, dir
+
+  setup(function()
+    dir = program.folder()
+    server = assert(io.popen("exec env -u LD_PRELOAD node spec/support/supabase_storage.mjs " .. KEY))
+    url = "http://127.0.0.1:" .. server:read "l"
+  end)
+
+  teardown(function()
+    http.request { url = url .. "/end", timeout = 5 }
+    server:close()
+    program.remove(dir)
+  end)
+
+  local function control(path, value)
+    local response = assert(http.request { method = "POST", url = url .. path,
+      body = type(value) == "table" and json.encode(value) or tostring(value or "") })
+    return json.decode(response.body)
+  end
+
+  before_each(function()
+    control "/calm"
+    control("/limit", 50e6 // 1 | 0)
+  end)
+
+  local function open(settings)
+    local config = { state_dir = dir, supabase_url = url, supabase_service_role_key = KEY, supabase_bucket = "ate-files" }
+    for name, value in pairs(settings or {}) do
+      config[name] = value
+    end
+    return assert(supabase.open(config))
+  end
+
+  contract.test({ it = it, before_each = before_each, after_each = after_each }, open)
+
+  it("makes its bucket, private, and again when it vanishes", function()
+    local store <close> = open()
+    for _ = 1, 2 do
+      control "/drop-buckets"
+      assert.is_true(contract.put(store, contract.new_key(), { "x" }, {}))
+      local bucket = control("/seen").buckets[1]
+      assert.same({ "ate-files", false, 1 }, { bucket.name, bucket.public, bucket.objects })
+    end
+    control "/drop-buckets"
+    assert.equal("no_bucket", select(3, store:head(contract.new_key())))
+    assert.same({}, (store:list "generated/"))
+    assert.equal(0, store:delete { contract.new_key() })
+  end)
+
+  it("sends the key as its form asks, and as it is told", function()
+    for form, wanted in pairs { auto = { true, true }, both = { true, true }, bearer = { true, false } } do
+      local store <close> = open { supabase_header = form }
+      control "/seen"
+      assert.is_true(contract.put(store, contract.new_key(), { "x" }, {}))
+      local first = control("/seen").seen[1]
+      assert.same(wanted, { first.authorization, first.apikey })
+    end
+    local store <close> = open { supabase_header = "apikey" }
+    assert.is_nil((contract.put(store, contract.new_key(), { "x" }, {})))
+  end)
+
+  it("maps errors by their code, whatever the status", function()
+    local store <close> = open()
+    control("/limit", 10)
+    assert.equal("too_large", select(3, contract.put(store, contract.new_key(), { "more than ten" }, {})))
+    control("/limit", 1000)
+    for _, case in ipairs {
+      { { status = 400, body = '{"statusCode":"403","error":"Unauthorized","message":"x","code":"AccessDenied"}' }, "denied" },
+      { { status = 400, body = '{"statusCode":"403","error":"Unauthorized","message":"\\"exp\\" claim"}' }, "denied" },
+      { { status = 415, body = '{"statusCode":"415","message":"mime type not supported","code":"InvalidMimeType"}' },
+        "refused" },
+      { { status = 400, body = "<html>Bad Request</html>" }, "refused" },
+      { { status = 200, body = "<html>a proxy's page</html>", method = "GET" }, "unavailable" },
+    } do
+      case[1].times = 100
+      control("/fault", case[1])
+      local none, message, code = contract.put(store, contract.new_key(), { "x" }, {})
+      assert.is_nil(none)
+      assert.equal(case[2], code, message)
+      assert.is_nil(message:find(KEY, 1, true))
+      control "/calm"
+    end
+  end)
+
+  it("tries again what a moment later may go well, and heeds Retry-After", function()
+    local store <close> = open()
+    for _, fault in ipairs {
+      { status = 503, body = "<html>Service Unavailable</html>" }, { status = 429, headers = { ["retry-after"] = "1" } },
+      { status = 500, body = '{"statusCode":"500","error":"internal","code":"InternalError"}' }, { cut = 0 },
+    } do
+      local key = contract.new_key()
+      fault.times, fault.method = 2, "POST"
+      control("/fault", fault)
+      assert.is_true(contract.put(store, key, { "bytes" }, { sha256 = contract.sha256 "bytes" }))
+      assert.equal("bytes", contract.read_all(store, key))
+    end
+    control("/fault", { status = 503, times = 100 })
+    assert.equal("unavailable", select(3, contract.put(store, contract.new_key(), { "x" }, {})))
+  end)
+
+  it("survives an upload that is reset at any byte, and leaves nothing of it", function()
+    local store <close> = open()
+    local bytes = ("0123456789"):rep(30000)
+    for _, cut in ipairs { 1, 100, 65536, 150000, 299999, 300000 } do
+      local key = contract.new_key "cut"
+      control("/fault", { cut = cut, times = 1, method = "POST" })
+      assert.is_true(contract.put(store, key, { bytes }, { sha256 = contract.sha256(bytes) }))
+      assert.equal(300000, assert(store:head(key)).size)
+    end
+  end)
+
+  it("knows its own object when the answer was lost", function()
+    local store <close> = open()
+    local key = contract.new_key()
+    control("/fault", { lost = true, times = 1, method = "POST" })
+    assert.is_true(contract.put(store, key, { "bytes" }, { sha256 = contract.sha256 "bytes" }))
+    assert.equal("exists", select(3, contract.put(store, key, { "other" }, { sha256 = contract.sha256 "other" })))
+  end)
+
+  it("does not believe a store that only says that it has stored", function()
+    local store <close> = open()
+    control("/fault", { status = 200, body = '{"Key":"k","Id":"i"}', times = 1, method = "POST" })
+    local none, message, code = contract.put(store, contract.new_key(), { "bytes" }, {})
+    assert.is_nil(none)
+    assert.equal("unavailable", code)
+    assert.matches("confirmed it, and then", message, 1, true)
+  end)
+
+  it("lists page by page", function()
+    local store <close> = open()
+    local prefix, tickets = "generated/pages-" .. os.time() .. "/", {}
+    for i = 1, 1100 do
+      tickets[i] = assert(store:put(("%s%05d"):format(prefix, i), { "x" }, {}))
+    end
+    for _, ticket in ipairs(tickets) do
+      assert.is_true(store:wait(ticket))
+    end
+    local first = assert(store:list(prefix))
+    assert.equal(1000, #first)
+    local second = assert(store:list(prefix, first[1000].key))
+    assert.equal(100, #second)
+    assert.equal(prefix .. "01100", second[100].key)
+    assert.equal(prefix .. "00501", store:list(prefix, prefix .. "00500")[1].key)
+  end)
+
+  it("wants its settings", function()
+    for _, name in ipairs { "supabase_url", "supabase_service_role_key" } do
+      local config = { state_dir = dir, supabase_url = url, supabase_service_role_key = KEY, supabase_bucket = "b" }
+      config[name] = nil
+      assert.equal(("storage: supabase: %s is not set"):format(name), (select(2, supabase.open(config))))
+    end
+    assert.equal("config", select(3, supabase.open { supabase_url = "ftp://x", supabase_service_role_key = KEY }))
+  end)
+end)
