@@ -36,7 +36,7 @@ return {
   { "api_timeout", "number", 5, nil, "seconds until a request's statement is given up" },
   { "supabase_url", "string", nil, "SUPABASE_URL", "the Supabase project, as in https://REF.supabase.co" },
   { "supabase_anon_key", "string", nil, "SUPABASE_ANON_KEY", "its publishable key, for the dashboard's sign-in" },
-  { "supabase_service_role_key", "string", nil, "SUPABASE_SERVICE_ROLE_KEY", "the project's secret key", secret = true },
+  { "supabase_service_role_key", "string", nil, "SUPABASE_SERVICE_ROLE_KEY", "project's secret key", secret = true },
   { "supabase_bucket", "string", "ate-files", nil, "its bucket of generated files; made when missing" },
   { "supabase_header", "string", "auto", nil, "which headers carry its key; auto: both",
     choices = { "auto", "both", "apikey", "bearer" } },
