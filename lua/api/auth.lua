@@ -164,6 +164,13 @@ local function operator_fault(claims)
   end
 end
 
+-- Thousands of identities are remembered, and few are asked for their claims: those are read again then.
+local Identity = {}
+
+function Identity:__index(name)
+  return name == "claims" and json.decode(self.text) or nil
+end
+
 -- ==== verifying ================================================================================
 
 local function identify(self, parts, now)
@@ -176,10 +183,10 @@ local function identify(self, parts, now)
   if fault then
     return nil, fault
   end
-  return { id = type(claims.sub) == "string" and claims.sub:lower() or nil, role = claims.role, claims = claims,
+  return setmetatable({ id = type(claims.sub) == "string" and claims.sub:lower() or nil, role = claims.role,
     text = parts.text, expires = claims.exp + LEEWAY, starts = (claims.nbf or now) - LEEWAY,
     kid = parts.key and parts.header.kid, key = parts.key,
-    user_fault = user_fault(self, claims), operator_fault = operator_fault(claims) }
+    user_fault = user_fault(self, claims), operator_fault = operator_fault(claims) }, Identity)
 end
 
 local function remember(self, digest, identity)

@@ -152,12 +152,22 @@ function Call:respond(answer)
   return ok, message, code
 end
 
+-- The usual answer has nothing of its own but its id and its text. It is read before anybody else runs: one table for
+-- all of them spares the collector three for each.
+local usual = { status = 200, headers = { ["Content-Type"] = JSON, ["X-Content-Type-Options"] = "nosniff",
+  ["Cache-Control"] = "no-store" } }
+
 function Call:send(status, body, headers)
   local text = body
   if type(body) == "table" then
+    text = assert(json.encode(body))
+    if not headers and not self.app.cors then
+      usual.status, usual.body, usual.headers["X-Request-Id"] = status, text, self.id
+      self.is_answered = true
+      return self.request:respond(usual)
+    end
     headers = headers or {}
     headers["Content-Type"] = headers["Content-Type"] or JSON
-    text = assert(json.encode(body))
   end
   self.is_answered = true
   return self.request:respond { status = status, headers = self:base_headers(headers), body = text }
@@ -203,7 +213,8 @@ end
 -- @tparam string id
 -- @treturn table call
 function M.new(app, request, id)
-  return setmetatable({ app = app, request = request, id = id, config = app.config }, Call)
+  return setmetatable({ app = app, request = request, id = id, config = app.config, route = nil, user = nil,
+    params = nil, is_answered = nil }, Call)
 end
 
 return M

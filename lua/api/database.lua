@@ -45,6 +45,7 @@ end
 -- A request that ends while it waits, or just when it is its turn, must not keep a connection.
 function Waiter:__close()
   self.is_over = true
+  self.task = nil
   self.pool.waiting = self.pool.waiting - 1
   if self.slot then
     give(self.pool, self.slot)

@@ -105,21 +105,23 @@ function Service:wait(is_ready)
   end
 end
 
--- The log of the API goes into the child's own file, so that `service.child:log()` has all of it.
+-- The log of the API goes into a file of its own. A slow machine is no script that runs wild: slices may be long.
 function Service:run(options)
-  local app
-  return httpd_child.start { limits = options.limits, drain = options.drain, run = {
-    handler = function(request) app.serve(request) end,
-    accept = function(request) return app.accept(request) end,
-    on_complete = function(request, info) app.complete(request, info) end,
-    on_tick = function() if app then app.it:tick() end end,
-    on_start = function(...)
+  local limits = { slice_ms = 20000 }
+  for name, value in pairs(options.limits or {}) do
+    limits[name] = value
+  end
+  local app = assert(require("api").new { config = self.config, resources = options.resources,
+    state = function() return options.state end })
+  local handle = app:handler()
+  return httpd_child.start { limits = limits, drain = options.drain, run = {
+    handler = function(request) handle(request) end, -- httpd_child gives more arguments
+    accept = app:acceptor(), on_complete = app:completer(),
+    on_tick = function() app:tick() end,
+    on_start = function()
       require("log").configure { level = self.config.log_level, out = assert(io.open(self.dir .. "/log", "a")) }
-      local it = assert(require("api").new { config = self.config, resources = options.resources,
-        state = function() return options.state end })
-      if options.prepare then options.prepare(it) end
-      app = { it = it, serve = it:handler(), accept = it:acceptor(), complete = it:completer() }
-      it:start(...)
+      if options.prepare then options.prepare(app) end
+      app:start()
     end,
   } }
 end
