@@ -185,6 +185,24 @@ local function serve(call, found)
   end
 end
 
+-- ==== the process ==============================================================================
+
+-- A request may come while the process still starts.
+local function start(app)
+  if not app.store then
+    -- A front only reads: one thread will do.
+    app.store = assert(storage.open(setmetatable({ storage_threads = 1 }, { __index = app.config })))
+    app.downloads = download_log.new(app.db)
+  end
+end
+
+local function stop(app)
+  if app.downloads then
+    app.downloads:stop()
+    app.store:close()
+  end
+end
+
 -- ==== who asks =================================================================================
 
 -- A link says who asks; what he may have is found out below, as for anybody. A token is believed before a link.
@@ -209,6 +227,7 @@ local function identify(call)
 end
 
 local function download(call)
+  start(call.app)
   identify(call)
   local found = look_up(call)
   if not found then
@@ -219,21 +238,6 @@ local function download(call)
     return answer_later(call, found, found.reason)
   end
   return serve(call, found)
-end
-
--- ==== the process ==============================================================================
-
-local function start(app)
-  -- A front only reads: one thread will do.
-  app.store = assert(storage.open(setmetatable({ storage_threads = 1 }, { __index = app.config })))
-  app.downloads = download_log.new(app.db)
-end
-
-local function stop(app)
-  if app.downloads then
-    app.downloads:stop()
-    app.store:close()
-  end
 end
 
 -- ==== the route ================================================================================

@@ -4,13 +4,10 @@ local link = require "api.link"
 local log = require "log"
 local time = require "posix.time"
 
-local RESOURCES = { "api.download" }
-
 local service, token, file, path, BYTES
 
 local function start(options)
   options = options or {}
-  options.resources = RESOURCES
   options.prepare = function(app)
     local out = assert(io.open(app.config.state_dir .. "/log", "a"))
     out:setvbuf "line"
