@@ -20,6 +20,7 @@ local COMMANDS = {
   { "up", "Serve it all at once: database, schema, templates, keys, workers and HTTP." },
   { "serve", "Serve over the configured database: HTTP, workers and keeper, restarted and reloaded." },
   { "status", "Is the service running, and how is it? Processes, generation, last reload, queue." },
+  { "token", "Make a bearer token: for a user of the demo, or for an operator." },
   { "migrate", "Bring the database's schema up to this program's version." },
   { "env", "Print DATABASE_URL of the database in use, for the shell." },
   { "generate", "Make one device's file now: queue it, work it, record it." },
