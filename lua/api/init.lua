@@ -37,7 +37,7 @@ local M = {}
 local RESOURCES = {
   "api.health", "api.status", "api.generate", "api.files", "api.history", "api.plans", "api.license",
   "api.download", "dashboard",
-  "api.events",
+  "api.events", "api.metrics",
 }
 
 local App = {}

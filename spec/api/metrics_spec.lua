@@ -2,17 +2,11 @@ local api = require "spec.support.api"
 local postgres = require "spec.support.postgres"
 local prometheus = require "spec.support.prometheus"
 
--- Until the application has the resource by itself.
-local function resources()
-  local file <close> = assert(io.open "lua/api/init.lua")
-  return not file:read("a"):find('"api.metrics"', 1, true) and { "api.metrics" } or nil
-end
-
 describe("GET /metrics", function()
   local service
 
   local function start(config)
-    service = api.start { config = config, resources = resources() }
+    service = api.start { config = config }
   end
 
   after_each(function()
