@@ -7,6 +7,12 @@ local M = {}
 local coloured = unistd.isatty(1) == 1 and unistd.isatty(2) == 1 and not os.getenv "NO_COLOR"
   and os.getenv "TERM" ~= "dumb"
 
+--- Whether progress can be drawn: on standard error, for a person.
+-- @treturn boolean
+function M.is_terminal()
+  return unistd.isatty(2) == 1 and os.getenv "TERM" ~= "dumb"
+end
+
 local function colour(code)
   return function(text)
     return coloured and ("\27[%sm%s\27[0m"):format(code, text) or tostring(text)

@@ -1,0 +1,129 @@
+--- Copies all objects of one store into another: page by page, several at a time, each one verified; what is there
+-- already is left. It may be ended and begun again at any time, while workers run.
+-- @module storage.copy
+local crypto = require "atelier.crypto"
+local unistd = require "posix.unistd"
+
+local M = {}
+local Copy = {}
+Copy.__index = Copy
+
+local AT_ONCE = 8
+local IN_MEMORY = 1 << 20 -- bytes; larger objects go through a file on this host
+local CHUNK = 1 << 20
+
+local function failed(self, key, message)
+  self.counts.failed = self.counts.failed + 1
+  table.insert(self.failures, { key = key, message = message })
+end
+
+-- The object's bytes as a list, or the path of a file that has them; its hash.
+local function read_object(self, entry)
+  local source, message = self.from:get(entry.key)
+  if not source then
+    return nil, message
+  end
+  local from <close>, hash = source, crypto.hash()
+  if entry.size <= IN_MEMORY then
+    local parts = {}
+    for data in from:lines(CHUNK) do
+      parts[#parts + 1] = data
+      hash:update(data)
+    end
+    return { table.concat(parts) }, crypto.hex(hash:digest())
+  end
+  self.number = self.number + 1
+  local path = ("%s/copy.%d.%d"):format(self.to:staging(), unistd.getpid(), self.number)
+  local file <close>, problem = io.open(path, "wb")
+  if not file then
+    return nil, problem
+  end
+  for data in from:lines(CHUNK) do
+    hash:update(data)
+    local ok, why = file:write(data)
+    if not ok then
+      os.remove(path)
+      return nil, why
+    end
+  end
+  return path, crypto.hex(hash:digest())
+end
+
+-- What the database says of an object is what its customer will check: bytes that are others are not carried on.
+local function is_expected(self, key, hash)
+  local wanted = self.checksums and self.checksums(key)
+  return not wanted or wanted == hash
+end
+
+local function begin_one(self, entry)
+  local found, message, code = self.to:head(entry.key)
+  if found and found.size == entry.size then
+    self.counts.present = self.counts.present + 1
+    return
+  elseif found then
+    return failed(self, entry.key, ("is there with %d bytes instead of %d"):format(found.size, entry.size))
+  elseif code ~= "not_found" then
+    return failed(self, entry.key, message)
+  end
+  local ok, source, hash = pcall(read_object, self, entry)
+  if not ok or not source then
+    return failed(self, entry.key, ok and hash or source)
+  elseif not is_expected(self, entry.key, hash) then
+    return failed(self, entry.key, "its bytes are not those that were recorded (SHA-256 " .. hash .. ")")
+  end
+  local ticket
+  ticket, message = self.to:put(entry.key, source, { sha256 = hash })
+  if ticket then
+    table.insert(self.flying, { ticket = ticket, entry = entry })
+  else
+    failed(self, entry.key, message)
+  end
+end
+
+local function finish_one(self)
+  local item = table.remove(self.flying, 1)
+  local ok, message, code = self.to:wait(item.ticket, 3600)
+  if ok then
+    self.counts.copied = self.counts.copied + 1
+    self.counts.bytes = self.counts.bytes + item.entry.size
+  elseif code == "exists" then
+    self.counts.present = self.counts.present + 1 -- somebody else was first
+  else
+    failed(self, item.entry.key, message)
+  end
+  self.on_progress(self.counts)
+end
+
+--- Copies.
+-- @tparam table options `from`, `to` (stores); `checksums(key)` → the recorded SHA-256 in hex or nil;
+--   `on_progress(counts)`; `prefix` ("generated/")
+-- @treturn[1] table counts: copied, present, failed (objects), bytes copied
+-- @treturn[1] table list of {key, message} of those that failed
+-- @return[2] nil: the objects cannot be listed
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.run(options)
+  local self = setmetatable({ from = options.from, to = options.to, checksums = options.checksums, number = 0,
+    on_progress = options.on_progress or function() end, flying = {}, failures = {},
+    counts = { copied = 0, present = 0, failed = 0, bytes = 0 } }, Copy)
+  local after
+  repeat
+    local entries, message, code = self.from:list(options.prefix or "generated/", after)
+    if not entries then
+      return nil, message, code
+    end
+    for _, entry in ipairs(entries) do
+      begin_one(self, entry)
+      if #self.flying >= AT_ONCE then
+        finish_one(self)
+      end
+    end
+    after = entries[1] and entries[#entries].key
+  until not after
+  while self.flying[1] do
+    finish_one(self)
+  end
+  return self.counts, self.failures
+end
+
+return M

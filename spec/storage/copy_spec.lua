@@ -1,0 +1,80 @@
+local contract = require "spec.storage.contract"
+local copy = require "storage.copy"
+local program = require "spec.support.program"
+local storage = require "storage"
+
+describe("storage.copy", function()
+  local dir, from, to
+
+  before_each(function()
+    dir = program.folder()
+    from = assert(storage.open { storage_dir = dir .. "/from", storage_threads = 4 })
+    to = assert(storage.open { storage_dir = dir .. "/to", storage_threads = 4 })
+  end)
+
+  after_each(function()
+    from:close()
+    to:close()
+    program.remove(dir)
+  end)
+
+  local function fill(store, objects)
+    for key, text in pairs(objects) do
+      assert.is_true(contract.put(store, key, { text }))
+    end
+  end
+
+  it("carries small and large objects over, once", function()
+    local large = ("0123456789abcdef"):rep(200000)
+    fill(from, { ["generated/a/1.ate"] = "one", ["generated/b/2.ate"] = large, ["other/x"] = "not ours" })
+    local seen = 0
+    local counts, failures = copy.run { from = from, to = to, on_progress = function() seen = seen + 1 end }
+    assert.same({ copied = 2, present = 0, failed = 0, bytes = 3 + #large }, counts)
+    assert.same({}, failures)
+    assert.equal(2, seen)
+    assert.equal("one", contract.read_all(to, "generated/a/1.ate"))
+    assert.equal(contract.sha256(large), contract.sha256(contract.read_all(to, "generated/b/2.ate")))
+    assert.equal("not_found", select(3, to:head "other/x"))
+    assert.same({ copied = 0, present = 2, failed = 0, bytes = 0 }, (copy.run { from = from, to = to }))
+    local left = io.popen("ls -A " .. to:staging()):read "a"
+    assert.equal("", left)
+  end)
+
+  it("goes on where it was ended", function()
+    local objects = {}
+    for i = 1, 30 do
+      objects[("generated/d/%02d.ate"):format(i)] = ("x"):rep(i)
+    end
+    fill(from, objects)
+    local ended = pcall(copy.run, { from = from, to = to, on_progress = function(counts)
+      if counts.copied == 5 then error "ended" end
+    end })
+    assert.is_false(ended)
+    assert.equal(30, select(2, pcall(function()
+      local counts = copy.run { from = from, to = to }
+      return counts.copied + counts.present
+    end)))
+    for key, text in pairs(objects) do
+      assert.equal(text, contract.read_all(to, key))
+    end
+  end)
+
+  it("tells of objects that are not what was recorded, or are there with other bytes, and goes on", function()
+    fill(from, { ["generated/a"] = "right", ["generated/b"] = "changed", ["generated/c"] = "short" })
+    fill(to, { ["generated/c"] = "longer" })
+    local recorded = { ["generated/a"] = contract.sha256 "right", ["generated/b"] = contract.sha256 "original" }
+    local counts, failures = copy.run { from = from, to = to, checksums = function(key) return recorded[key] end }
+    assert.same({ copied = 1, present = 0, failed = 2, bytes = 5 }, counts)
+    assert.same({ "generated/b", "generated/c" }, { failures[1].key, failures[2].key })
+    assert.matches("not those that were recorded", failures[1].message, 1, true)
+    assert.matches("6 bytes instead of 5", failures[2].message, 1, true)
+    assert.equal("not_found", select(3, to:head "generated/b"))
+  end)
+
+  it("says that the objects cannot be listed", function()
+    os.execute(("rm -r '%s/from' && touch '%s/from'"):format(dir, dir))
+    local none, message = copy.run { from = from, to = to }
+    assert.is_nil(none)
+    assert.matches("storage: list", message, 1, true)
+  end)
+end)
