@@ -71,13 +71,14 @@ end
 
 -- All is well with the files: the new processes start beside the old ones.
 local function start(self, plan)
-  local owner, server, message = self.owner, self.owner.server, nil
+  local owner, server = self.owner, self.owner.server
   local old = owner.current and owner.current.plan
   if old and (plan.listen_host ~= old.listen_host or plan.listen_port ~= old.listen_port) then
-    server, message = httpd.listen { host = plan.listen_host, port = plan.listen_port }
-    if not server then
+    local other, message = httpd.listen { host = plan.listen_host, port = plan.listen_port }
+    if not other then
       return self:refuse(("%s, port %d"):format(message, plan.listen_port))
     end
+    server = other
   end
   owner.number = owner.number + 1
   self.next = generation.new { number = owner.number, plan = plan, supervisor = owner.supervisor, env = owner.env,
