@@ -32,6 +32,8 @@ local COMMANDS = {
   { "keys", "Make, list or rotate the keys that seal and sign." },
   { "template", "Check, render, compare, test and publish templates." },
   { "jail", "Run scripts that nobody trusts, without any rights, and tell how each one ended." },
+  { "storage", "Copy all files into another store." },
+  { "doctor", "Look at database, store, tokens, keys and templates, and say what is wrong." },
   { "config", "Show the configuration: every key, its value and its meaning." },
   { "run", "Run a Lua script inside the engine, with every native module at hand." },
   { "repl", "Try Lua at a prompt, with every native module at hand." },

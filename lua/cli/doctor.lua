@@ -1,0 +1,41 @@
+local config = require "config"
+local doctor = require "doctor"
+local json = require "atelier.json"
+local term = require "cli.term"
+
+local M = {
+  example = "atelier doctor\natelier doctor --json",
+}
+
+function M.options() end
+
+local MARKS = { ok = term.green "✔", warn = term.yellow "!", fail = term.red "✘" }
+
+local function print_finding(finding)
+  print(("  %s %-10s %-18s %s"):format(MARKS[finding.status], finding.part, term.line(finding.what),
+    term.line(finding.detail)))
+  if finding.remedy then
+    print(term.dim("               → " .. term.line(finding.remedy)))
+  end
+end
+
+function M.run(args)
+  local values, message, code = config.load()
+  if not values then
+    return nil, message, code
+  end
+  local findings = doctor.examine(values, not args.json and print_finding or nil)
+  local counts = { ok = 0, warn = 0, fail = 0 }
+  for _, finding in ipairs(findings) do
+    counts[finding.status] = counts[finding.status] + 1
+  end
+  return { findings = json.array(findings), counts = counts, exit = counts.fail > 0 and 1 or 0 }
+end
+
+function M.show(result)
+  local counts = result.counts
+  print(("\n%d in order, %s to look at, %s to mend"):format(counts.ok,
+    counts.warn > 0 and term.yellow(counts.warn) or "0", counts.fail > 0 and term.red(counts.fail) or "0"))
+end
+
+return M

@@ -1,0 +1,76 @@
+--- The store: writes, reads back, lists and deletes a small object.
+-- @module doctor.store
+local crypto = require "atelier.crypto"
+local storage = require "storage"
+
+local M = {}
+
+local REMEDIES = {
+  denied = "Check the keys; an S3 user needs to get, put, delete and list in its bucket.",
+  no_bucket = "Make the bucket, or name another one.",
+  unavailable = "Check the address, and that this host may reach it.",
+  full = "Make room.",
+  read_only = "The folder must be writable for the service.",
+}
+
+local function read_all(store, key)
+  local handle, message, code = store:get(key)
+  if not handle then
+    return nil, message, code
+  end
+  local text
+  text, message, code = handle:read(4096)
+  handle:close()
+  return text or "", message, code
+end
+
+-- Each step rests on the one before.
+local function steps(store, key, text)
+  return {
+    { "write", function()
+      local ticket, message, code = store:put(key, { text }, { sha256 = crypto.hex(crypto.sha256(text)) })
+      if not ticket then
+        return nil, message, code
+      end
+      return store:wait(ticket, 60)
+    end },
+    { "read back", function()
+      local got, message, code = read_all(store, key)
+      if got and got ~= text then
+        return nil, "what was read is not what was written", "corrupt"
+      end
+      return got, message, code
+    end },
+    { "list", function()
+      local entries, message, code = store:list(key)
+      if entries and not (entries[1] and entries[1].key == key) then
+        return nil, "what was written is not in the list", "corrupt"
+      elseif entries and math.abs(entries[1].age) > 300 then
+        return nil, ("its clock is %d s apart"):format(entries[1].age), "clock"
+      end
+      return entries, message, code
+    end },
+    { "delete", function()
+      local count, message, code = store:delete { key }
+      return count, message, code
+    end },
+  }
+end
+
+function M.run(patient, tell)
+  local store, message = storage.open(patient.config)
+  if not store then
+    return tell("fail", "store", message, "See `atelier config` for the keys of each store.")
+  end
+  patient.store = store
+  local key = ("generated/atelier-doctor/probe_%s.ate"):format(crypto.hex(crypto.random(8)))
+  for _, step in ipairs(steps(store, key, "atelier doctor " .. os.date "!%FT%TZ")) do
+    local ok, reason, code = step[2]()
+    if not ok then
+      return tell("fail", step[1], reason, REMEDIES[code] or "See the message.")
+    end
+    tell("ok", step[1], store.kind)
+  end
+end
+
+return M
