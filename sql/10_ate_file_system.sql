@@ -120,7 +120,7 @@ create index if not exists ate_files_expiry on public.ate_files (expires_at) whe
 create table if not exists public.ate_file_versions (
   id uuid primary key default gen_random_uuid(),
   ate_file_id uuid not null,
-  device_id uuid not null references public.devices (id) on delete cascade,
+  device_id uuid not null, -- goes with its device, by a trigger: a reference would be checked with every file
   template_id uuid not null,
   plan_id uuid,
   artifact_id uuid not null,
@@ -140,6 +140,7 @@ create table if not exists public.ate_file_versions (
   retired_at timestamptz not null default now(),
   purged_at timestamptz
 );
+alter table public.ate_file_versions drop constraint if exists ate_file_versions_device_id_fkey;
 create index if not exists ate_file_versions_device on public.ate_file_versions (device_id, retired_at);
 create index if not exists ate_file_versions_purge on public.ate_file_versions (retired_at) where purged_at is null;
 
@@ -355,6 +356,17 @@ end $$;
 create or replace trigger ate_lock_jobs before delete
   on public.devices for each row execute function public.ate_lock_jobs();
 
+-- None comes after this: its job is locked, and gone when the lock is.
+create or replace function public.ate_forget_versions() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  delete from public.ate_file_versions v where v.device_id = old.id;
+  return null;
+end $$;
+
+create or replace trigger ate_forget_versions after delete
+  on public.devices for each row execute function public.ate_forget_versions();
+
 -- Who may read what -------------------------------------------------------------------------------------------------
 
 -- The caller's devices, whatever the vendor's own policies say about reading that table.
@@ -365,8 +377,7 @@ begin
 end $$;
 
 revoke all on function public.ate_job_id(), public.ate_own_devices(), public.ate_place_in_queue(),
-  public.ate_translate_plan(),
-  public.ate_lock_jobs() from public, anon, authenticated, service_role;
+  public.ate_translate_plan(), public.ate_lock_jobs(), public.ate_forget_versions() from public, anon, authenticated, service_role;
 grant execute on function public.ate_own_devices() to authenticated;
 grant execute on function public.ate_job_id() to service_role;
 

@@ -90,10 +90,28 @@ language sql stable return
     when is_active is not true then 'file_inactive'
   end;
 
--- The one function that decides. An active device with an active subscription and a valid, unexpired licence; or a
--- device in its trial; as long as its rank by age among its user's entitled devices is within its own plan's
--- max_devices. The reason is NULL for the entitled.
-create or replace function public.ate_entitlement(device_ids uuid[])
+-- The ordinary case of what is decided below: a plan by its own name (starter where none is named), and no more devices
+-- than it allows, so that no rank need be known. Where `certain` is not true, only ate_entitlement knows. A body as text
+-- binds nothing to the vendor's columns; it is called from here alone, under a search_path that is pinned.
+create or replace function public.ate_quick(id uuid, moment timestamptz)
+returns table (device_id uuid, user_id uuid, device_hash text, plan_id uuid, plan_name text, plan_tools jsonb,
+               expires_at timestamptz, reason text, certain boolean)
+language sql stable as $$
+  select d.id, d.user_id, d.device_hash::text, p.id, p.name::text, p.tools,
+    case when d.status::text = 'trial' then d.trial_ends_at else l.expires_at end,
+    public.ate_judge(d.device_hash::text, d.status::text, d.trial_ends_at, s.id is not null, s.status::text,
+      l.id is not null, l.is_valid, l.expires_at, ate_quick.moment),
+    p.max_devices >= greatest(1, (
+      select count(*) from (select from public.devices o where o.user_id = d.user_id limit p.max_devices + 1) o))
+  from public.devices d
+    left join public.subscriptions s on s.device_id = d.id
+    left join public.licenses l on l.device_id = d.id
+    left join public.plans p on p.name::text = coalesce(s.plan_id::text, 'starter')
+  where d.id = ate_quick.id
+$$;
+
+-- The whole of it, for any number of devices.
+create or replace function public.ate_ranked(device_ids uuid[])
 returns table (device_id uuid, user_id uuid, device_hash text, plan_id uuid, plan_name text, plan_tools jsonb,
                expires_at timestamptz, entitled boolean, reason text)
 language plpgsql stable security definer rows 50
@@ -104,13 +122,13 @@ declare
   moment constant timestamptz := clock_timestamp();
   starter constant uuid := (select p.id from public.plans p where p.name = 'starter');
 begin
-  if cardinality(ate_entitlement.device_ids) > 100 then
+  if cardinality(ate_ranked.device_ids) > 100 then
     -- A plan that knows the array hashes it; the other one would search it once for every device.
     perform set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true);
   end if;
   return query
   with asked as materialized (
-    select d.* from public.devices d where d.id = any (ate_entitlement.device_ids)
+    select d.* from public.devices d where d.id = any (ate_ranked.device_ids)
   ), crowd as (
     select a.* from asked a where a.user_id is null
     union all
@@ -137,7 +155,41 @@ begin
     left join public.plans meant on meant.name = a.plan_name
     -- Starter may have been renamed. A device must not vanish here: its job would stay first in the line for ever.
     left join public.plans p on p.id = coalesce(named.id, meant.id, starter)
-  where r.id = any (ate_entitlement.device_ids);
+  where r.id = any (ate_ranked.device_ids);
+end $$;
+
+-- The one function that decides. An active device with an active subscription and a valid, unexpired licence; or a
+-- device in its trial; as long as its rank by age among its user's entitled devices is within its own plan's
+-- max_devices. The reason is NULL for the entitled.
+create or replace function public.ate_entitlement(device_ids uuid[])
+returns table (device_id uuid, user_id uuid, device_hash text, plan_id uuid, plan_name text, plan_tools jsonb,
+               expires_at timestamptz, entitled boolean, reason text)
+language plpgsql stable security definer rows 50
+set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := clock_timestamp();
+  odd uuid[];
+  certain boolean;
+begin
+  if cardinality(ate_entitlement.device_ids) > 100 then
+    return query select * from public.ate_ranked(ate_entitlement.device_ids);
+    return;
+  end if;
+  for device_id, user_id, device_hash, plan_id, plan_name, plan_tools, expires_at, reason, certain in
+    select q.* from (select distinct x.id from unnest(ate_entitlement.device_ids) x (id)) x
+      cross join lateral public.ate_quick(x.id, moment) q
+  loop
+    if certain then
+      entitled := reason is null;
+      return next;
+    else
+      odd := odd || device_id;
+    end if;
+  end loop;
+  if odd is not null then
+    return query select * from public.ate_ranked(odd);
+  end if;
 end $$;
 
 create or replace function public.get_device_plan_info(device_hash text)
@@ -555,8 +607,10 @@ returns table (queue_id uuid, attempt integer, device_id uuid, device_hash text,
                template_runtime text, content_sha256 text, required_variables jsonb, user_id uuid, priority integer,
                retry_count integer, max_retries integer, reason text, queued_at timestamptz)
 language plpgsql security definer rows 50
--- Only index walks, whatever the statistics of a table that was empty a minute ago say.
-set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
+-- Only index walks, whatever the statistics of a table that was empty a minute ago say: a bitmap, or a sort, would look
+-- at all that is queued for each batch.
+set search_path = '' set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
   me constant text := claim_ate_generations.worker_id;
@@ -628,18 +682,27 @@ begin
   -- … then read, in a statement that sees what was committed up to now. A purchase that comes later finds no queued
   -- row and makes a new one.
   return query
-  with entitlement as materialized (
-    select * from public.ate_entitlement(devices)
-  ), found as materialized (
-    select x.place, x.id, e.user_id, e.device_hash, e.plan_id, e.plan_name, e.plan_tools, e.expires_at,
-      t.name::text as template_name, t.version::text as template_version, t.template_path::text as template_path,
-      t.file_structure, t.required_variables, t.container, t.runtime, t.content_sha256::text as content_sha256,
-      coalesce(f.generation, 0) + 1 as generation,
-      case when not t.is_active then 'template_inactive' else e.reason end as refusal
+  with seen as materialized (
+    select x.id as job, x.template_id, x.place, q.*, coalesce(f.generation, 0) + 1 as generation
     from unnest(ids, devices, templates) with ordinality x (id, device_id, template_id, place)
-      join entitlement e on e.device_id = x.device_id
-      join public.ate_templates t on t.id = x.template_id
+      cross join lateral public.ate_quick(x.device_id, moment) q
       left join public.ate_files f on f.device_id = x.device_id and f.template_id = x.template_id
+  ), odd as (
+    select array_agg(s.device_id) as ids from seen s where s.certain is not true
+  ), decided as (
+    select s.job, s.template_id, s.place, s.generation, s.user_id, s.device_hash, s.plan_id, s.plan_name, s.plan_tools,
+      s.expires_at, s.reason
+    from seen s where s.certain
+    union all
+    select s.job, s.template_id, s.place, s.generation, e.user_id, e.device_hash, e.plan_id, e.plan_name, e.plan_tools,
+      e.expires_at, e.reason
+    from odd o cross join lateral public.ate_ranked(o.ids) e join seen s on s.device_id = e.device_id
+    where o.ids is not null
+  ), found as (
+    select d.job as id, d.place, d.generation, d.user_id, d.device_hash, d.plan_id, d.plan_name, d.plan_tools,
+      d.expires_at, t.version::text as template_version, t.container,
+      case when not t.is_active then 'template_inactive' else d.reason end as refusal
+    from decided d join public.ate_templates t on t.id = d.template_id
   ), taken as (
     update public.file_generation_queue q set
       status = case when f.refusal is null then 'processing' else 'failed' end,
@@ -652,18 +715,16 @@ begin
       template_version = f.template_version, container = f.container, generation = f.generation
     from found f
     where q.id = f.id
-    returning f.place, f.refusal, q.id, q.attempt, q.device_id, f.device_hash, q.template_id, f.template_name,
-      f.template_version, f.template_path, f.file_structure, q.plan_id, f.plan_name, f.plan_tools, f.expires_at,
-      q.generation_params, f.generation, f.container, f.runtime, f.content_sha256, f.required_variables, f.user_id,
-      q.priority, q.retry_count, q.max_retries, q.reason, q.created_at
+    returning f.place, f.refusal, q.id, q.attempt, q.device_id, q.device_hash, q.template_id, q.plan_id, f.plan_name,
+      q.plan_tools, q.license_expires_at, q.generation_params, q.generation, f.user_id, q.priority, q.retry_count,
+      q.max_retries, q.reason, q.created_at
   )
-  select t.id, t.attempt, t.device_id, t.device_hash, t.template_id, t.template_name, t.template_version,
-    t.template_path,
-    t.file_structure, t.plan_id, t.plan_name, t.plan_tools, t.expires_at, t.generation_params, t.generation,
-      t.container,
-    t.runtime, t.content_sha256, t.required_variables, t.user_id, t.priority, t.retry_count, t.max_retries, t.reason,
-    t.created_at
-  from taken t where t.refusal is null order by t.place;
+  select j.id, j.attempt, j.device_id, j.device_hash, j.template_id, t.name::text, t.version::text,
+    t.template_path::text, t.file_structure, j.plan_id, j.plan_name, j.plan_tools, j.license_expires_at,
+    j.generation_params, j.generation, t.container, t.runtime, t.content_sha256::text, t.required_variables, j.user_id,
+    j.priority, j.retry_count, j.max_retries, j.reason, j.created_at
+  from taken j join public.ate_templates t on t.id = j.template_id
+  where j.refusal is null order by j.place;
 
   get diagnostics claimed = row_count;
   perform public.ate_notify_jobs('processing', ids);
@@ -684,6 +745,7 @@ set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode 
 #variable_conflict use_column
 declare
   moment constant timestamptz := clock_timestamp();
+  stamp constant text := floor(extract(epoch from moment));
   -- A class of characters and a length: a counted repetition costs twenty times that.
   no_hex constant text := '[^0-9a-fA-F]';
   id_form constant text := '^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$';
@@ -694,8 +756,11 @@ begin
       message = 'complete_ate_generations: jobs: must be an array';
   end if;
   for queue_id, ate_file_id, error in
-    with raw as materialized (
-      select x.n, x.e, x.fault, x.fault is null as good from (select x.n, x.e, case
+    with member as materialized (
+      select x.n, x.e, x.fault, case when x.fault is null or x.fault not in ('queue_id', 'not an object')
+          then (x.e ->> 'queue_id')::uuid end as queue_id,
+        case when x.fault is null then (x.e ->> 'attempt')::integer end as attempt
+      from (select x.n, x.e, case
           when jsonb_typeof(x.e) <> 'object' then 'not an object'
           when coalesce(x.e ->> 'queue_id', '') !~ id_form then 'queue_id'
           when x.e ->> 'attempt' !~ '^[0-9]{1,9}$' then 'attempt'
@@ -708,25 +773,21 @@ begin
             then 'encryption_key_hash'
           when jsonb_typeof(x.e -> 'generated_variables') not in ('object', 'null') then 'generated_variables'
         end as fault
-      from jsonb_array_elements(jobs) with ordinality x (e, n)) x
-    ), member as materialized (
-      select r.n, r.e, (r.e ->> 'queue_id')::uuid as queue_id, (r.e ->> 'attempt')::integer as attempt,
-        -- Of several for one job the one with its current attempt counts: a stale one before it must not spoil it.
-        row_number() over (partition by (r.e ->> 'queue_id')::uuid order by (r.e ->> 'attempt')::integer is distinct
-          from (select q.attempt from public.file_generation_queue q where q.id = (r.e ->> 'queue_id')::uuid), r.n)
-          as nth
-      from raw r where r.good
+        -- OFFSET 0: or it would be judged once for each time that the fault is named above.
+        from jsonb_array_elements(jobs) with ordinality x (e, n) offset 0) x
     ), done as (
-      -- Asking for the status would lead to an index over all that are processing; a lease is there just as long.
+      -- Asking for the status would lead to an index over all that are processing; a lease is there just as long. Of
+      -- several members for one job the first with its current attempt changes it, and the row finds no other.
       update public.file_generation_queue q set
         status = 'completed', finished_at = moment, updated_at = moment, lease_until = null, stage = null,
         verdict = coalesce(m.e ->> 'verdict', q.verdict), usage = coalesce(m.e -> 'usage', q.usage),
         error_code = null, error_message = null
       from member m
-      where q.id = m.queue_id and m.nth = 1 and q.lease_until is not null and q.attempt = coalesce(m.attempt, q.attempt)
+      where m.fault is null and q.id = m.queue_id and q.lease_until is not null
+        and q.attempt = coalesce(m.attempt, q.attempt)
       returning q.id, q.device_id, q.template_id, q.device_hash, q.plan_id, q.plan_tools, q.template_version,
-        q.container,
-        q.generation, q.license_expires_at, m.e, coalesce(nullif(m.e -> 'generated_variables', 'null'), '{}') as made
+        q.container, q.generation, q.license_expires_at, m.n, m.e,
+        coalesce(nullif(m.e -> 'generated_variables', 'null'), '{}') as made
     ), retired as (
       insert into public.ate_file_versions (ate_file_id, device_id, template_id, plan_id, artifact_id, generation,
         template_version, container, tools, filename, file_path, file_size_bytes, checksum, encryption_key_hash,
@@ -736,50 +797,66 @@ begin
         f.expires_at, f.updated_at, moment
       from done d join public.ate_files f on f.device_id = d.device_id and f.template_id = d.template_id
       where f.file_path <> d.e ->> 'file_path'
+    ), named as (
+      select d.n, d.id, d.device_id, d.template_id, d.plan_id, d.device_hash || '_' || stamp || '.ate' as filename,
+        d.e ->> 'file_path' as file_path, (d.e ->> 'file_size')::bigint as file_size,
+        lower(d.e ->> 'checksum') as checksum, lower(d.e ->> 'encryption_key_hash') as key_hash,
+        -- Whatever a worker sends, a licence key is not kept.
+        d.made - array['license_key', 'licence_key'] as made, d.license_expires_at, d.generation, d.template_version,
+        case when d.made ->> 'artifact_id' ~ id_form then (d.made ->> 'artifact_id')::uuid else gen_random_uuid() end
+          as artifact_id,
+        coalesce(d.made ->> 'container', d.container) as container,
+        case when jsonb_typeof(d.made -> 'tools') = 'array' then d.made -> 'tools' else d.plan_tools end as tools,
+        d.made ->> 'master_key_id' as master_key_id, d.made ->> 'signer_id' as signer_id
+      from done d
+    ), replaced as (
+      -- As the conflict below would have it, at half the price.
+      update public.ate_files f set
+        plan_id = d.plan_id, filename = d.filename, file_path = d.file_path, file_size_bytes = d.file_size,
+        checksum = d.checksum, encryption_key_hash = d.key_hash, generated_variables = d.made,
+        generation_status = 'success', expires_at = d.license_expires_at, updated_at = moment,
+        artifact_id = d.artifact_id, generation = d.generation, template_version = d.template_version,
+        container = d.container, tools = d.tools, master_key_id = d.master_key_id, signer_id = d.signer_id,
+        is_active = true, queue_id = d.id
+      from named d where f.device_id = d.device_id and f.template_id = d.template_id
+      returning f.id, d.n
     ), filed as (
       insert into public.ate_files (device_id, template_id, plan_id, filename, file_path, file_size_bytes, checksum,
         encryption_key_hash, generated_variables, generation_status, expires_at, created_at, updated_at, artifact_id,
         generation, template_version, container, tools, master_key_id, signer_id, is_active, queue_id)
-      select d.device_id, d.template_id, d.plan_id,
-        d.device_hash || '_' || floor(extract(epoch from moment)) || '.ate', d.e ->> 'file_path',
-        (d.e ->> 'file_size')::bigint, lower(d.e ->> 'checksum'), lower(d.e ->> 'encryption_key_hash'),
-        -- Whatever a worker sends, a licence key is not kept.
-        d.made - array['license_key', 'licence_key'], 'success', d.license_expires_at, moment, moment,
-        case when d.made ->> 'artifact_id' ~ id_form then (d.made ->> 'artifact_id')::uuid else gen_random_uuid() end,
-        d.generation, d.template_version, coalesce(d.made ->> 'container', d.container),
-        case when jsonb_typeof(d.made -> 'tools') = 'array' then d.made -> 'tools' else d.plan_tools end,
-        d.made ->> 'master_key_id', d.made ->> 'signer_id', true, d.id
-      from done d order by d.device_id, d.template_id
+      select d.device_id, d.template_id, d.plan_id, d.filename, d.file_path, d.file_size, d.checksum, d.key_hash,
+        d.made, 'success', d.license_expires_at, moment, moment, d.artifact_id, d.generation, d.template_version, d.container,
+        d.tools, d.master_key_id, d.signer_id, true, d.id
+      from named d left join replaced r on r.n = d.n where r.n is null
+      order by d.device_id, d.template_id
       on conflict (device_id, template_id) do update set
         plan_id = excluded.plan_id, filename = excluded.filename, file_path = excluded.file_path,
         file_size_bytes = excluded.file_size_bytes, checksum = excluded.checksum,
         encryption_key_hash = excluded.encryption_key_hash, generated_variables = excluded.generated_variables,
         generation_status = 'success', expires_at = excluded.expires_at, updated_at = excluded.updated_at,
         artifact_id = excluded.artifact_id, generation = excluded.generation,
-          template_version = excluded.template_version,
-        container = excluded.container, tools = excluded.tools, master_key_id = excluded.master_key_id,
-        signer_id = excluded.signer_id, is_active = true, queue_id = excluded.queue_id
+        template_version = excluded.template_version, container = excluded.container, tools = excluded.tools,
+        master_key_id = excluded.master_key_id, signer_id = excluded.signer_id, is_active = true,
+        queue_id = excluded.queue_id
       returning id, queue_id
-    ), answer as (
-      select m.n, m.queue_id, m.attempt, m.nth, w.id as file_id, null::text as fault
-      from member m left join filed w on w.queue_id = m.queue_id and m.nth = 1
+    ), kept as (
+      select r.n, r.id from replaced r
       union all
-      select r.n, case when r.fault not in ('queue_id', 'not an object') then (r.e ->> 'queue_id')::uuid end, null, 1,
-        null,
-        'malformed: ' || r.fault
-      from raw r where not r.good
+      select d.n, f.id from filed f join done d on d.id = f.queue_id
     )
     -- Why not is asked for the few that did not go, and of the rows as they were when this began.
-    select a.queue_id, a.file_id, case when a.file_id is null then coalesce(a.fault, (
-          select case
-              when q.attempt <> a.attempt then
-                'stale: attempt ' || a.attempt || ' is not the current one (' || q.attempt || ')'
-              when a.nth > 1 then 'duplicate: the job is in this call already'
-              when q.status <> 'processing' then 'not_processing: the job is ' || q.status
-              else 'stale: the job has just changed'
-            end
-          from public.file_generation_queue q where q.id = a.queue_id), 'unknown: no such job') end
-    from answer a order by a.n
+    select m.queue_id, k.id, case when k.id is null then coalesce('malformed: ' || m.fault, (
+        select case
+            when q.attempt <> m.attempt then
+              'stale: attempt ' || m.attempt || ' is not the current one (' || q.attempt || ')'
+            when exists (select from done o where o.id = m.queue_id) then
+              'duplicate: the job is in this call already'
+            when q.status <> 'processing' then 'not_processing: the job is ' || q.status
+            else 'stale: the job has just changed'
+          end
+        from public.file_generation_queue q where q.id = m.queue_id), 'unknown: no such job') end
+    from member m left join kept k on k.n = m.n
+    order by m.n
   loop
     if error is null then
       done := done || queue_id;
@@ -909,8 +986,8 @@ begin
   for f in
     select p.oid::regprocedure as signature, p.proname as name from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'ate_caller', 'ate_find_device', 'ate_judge', 'ate_file_fault', 'ate_entitlement', 'ate_notify_jobs',
-      'ate_enqueue_jobs', 'ate_enqueue', 'ate_request', 'ate_wake_workers',
+      'ate_caller', 'ate_find_device', 'ate_judge', 'ate_file_fault', 'ate_quick', 'ate_ranked', 'ate_entitlement',
+      'ate_notify_jobs', 'ate_enqueue_jobs', 'ate_enqueue', 'ate_request', 'ate_wake_workers',
       'ate_reason_hint', 'ate_purchased', 'ate_on_subscriptions', 'ate_on_devices', 'ate_on_licenses', 'ate_put_back',
       'ate_worker_key', 'ate_worker_tick', 'ate_refuse', 'rescue_ate_generations', 'get_device_plan_info',
       'get_download_info', 'queue_ate_generation', 'log_download', 'claim_ate_generations', 'complete_ate_generations',
