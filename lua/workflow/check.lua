@@ -7,6 +7,7 @@ local Checker = {}
 Checker.__index = Checker
 
 local MAIN = "main.lua"
+local SLOW_SECONDS = 0.05
 
 --- A new checker, with children of its own.
 -- @tparam table config see config.lua; without `check_bundles` every bundle passes unseen
@@ -24,7 +25,7 @@ local function describe(self, prepared)
   local known = self.kits[prepared]
   if not known then
     self.count = self.count + 1
-    known = { id = ("kit %d"):format(self.count), shared = {}, personal = {} }
+    known = { id = ("kit %d"):format(self.count), shared = {}, personal = {}, seconds = math.huge }
     for _, entry in ipairs(prepared.entries) do
       if entry.name:match "%.lua$" and entry.name ~= MAIN and entry.text then
         known.shared[entry.name] = entry.text
@@ -57,6 +58,34 @@ local function reason(verdict)
   return ("the bundle does not run: %s%s (verdict %s)"):format(place, verdict.message, verdict.verdict)
 end
 
+--- Whether a verdict on a bundle of this kit may take long: the last one did, or there was none.
+-- @tparam table prepared kit
+-- @treturn boolean
+function Checker:is_slow(prepared)
+  local known = self.pool and describe(self, prepared)
+  return known ~= nil and known.main ~= nil and known.seconds > SLOW_SECONDS
+end
+
+--- Prepares a child for the bundles of a kit.
+-- @tparam table prepared kit
+-- @treturn[1] boolean true
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function Checker:warm(prepared)
+  local known = self.pool and describe(self, prepared)
+  if not known or not known.main then
+    return true
+  end
+  local run = self.pool:begin(known.id, known.shared, { source = "", name = MAIN }, prepared.template.runtime)
+  local verdict, message, code = self.pool:finish(run)
+  if verdict and verdict.verdict == "ok" then
+    known.seconds = 0
+    return true
+  end
+  return nil, verdict and reason(verdict) or message, code
+end
+
 --- Begins to run the bundle that a kit makes of these values, and returns at once.
 -- @tparam table prepared kit, see template.kit
 -- @tparam table vars values by name
@@ -78,8 +107,10 @@ function Checker:begin(prepared, vars)
   if not modules then
     return nil, message, code
   end
-  return self.pool:begin(known.id, known.shared, { source = source, name = MAIN, modules = modules },
+  local run = self.pool:begin(known.id, known.shared, { source = source, name = MAIN, modules = modules },
     prepared.template.runtime)
+  run.known = known
+  return run
 end
 
 --- Waits for what `begin` began, for the jail's time limit at the most.
@@ -97,6 +128,7 @@ function Checker:finish(run)
   if not verdict then
     return nil, message, code
   end
+  run.known.seconds = (verdict.usage and verdict.usage.time_ms or 0) / 1000
   if verdict.verdict ~= "ok" then
     return nil, reason(verdict), "jail_" .. verdict.verdict, verdict
   end

@@ -2,18 +2,17 @@
 -- @module workflow.generate
 local check = require "workflow.check"
 local clock = require "clock"
-local container = require "ate.container"
 local json = require "atelier.json"
 local keyring = require "ate.keyring"
 local kit = require "template.kit"
 local licence = require "ate.licence"
 local log = require "log"
+local seals = require "workflow.seal"
 local staging = require "workflow.staging"
 local stat = require "posix.sys.stat"
 local storage = require "storage"
 local template = require "template"
 local values = require "workflow.values"
-local winzip = require "ate.winzip"
 
 local M = {}
 local Builder = {}
@@ -28,7 +27,7 @@ end
 
 --- A new builder: the templates and kits that it has prepared, and what every bundle needs.
 -- @tparam table options config (see config.lua), ring (key ring), store (see storage); optional: on_large(bytes),
---   called before a bundle is made that takes its time
+--   called before a bundle is made that takes its time; on_stage(job, stage), called before a stage that may last
 -- @treturn table builder
 function M.new(options)
   local self = setmetatable({
@@ -36,6 +35,7 @@ function M.new(options)
     ring = options.ring,
     store = options.store,
     on_large = options.on_large or function() end,
+    on_stage = options.on_stage or function() end,
     checker = check.new(options.config),
   }, Builder)
   self:forget()
@@ -46,6 +46,7 @@ end
 function Builder:forget()
   self.templates = {}
   self.kits = kit.cache(self.config.worker_kits)
+  self.made = {} -- template and tools that a kit was made for: the next one is there at once
 end
 
 --- Takes over keys that another process has rotated: files made from now on must have them. The first call reads the
@@ -63,10 +64,14 @@ function Builder:refresh()
   end
 end
 
+local function template_id(job, published)
+  return ("%s %s %s"):format(job.template_name, job.template_version, published)
+end
+
 -- The template of a job, loaded once per published content.
 function Builder:template(job)
   local published = job.content_sha256 ~= json.null and job.content_sha256 or ""
-  local id = ("%s %s %s"):format(job.template_name, job.template_version, published)
+  local id = template_id(job, published)
   local known = self.templates[id]
   if known then
     return known
@@ -90,57 +95,36 @@ end
 
 -- The kit of a job's template and plan.
 function Builder:kit(job)
+  local id = template_id(job, tostring(job.content_sha256)) .. " " .. table.concat(job.plan_tools, " ")
+  if not self.made[id] then
+    self.on_stage(job, "rendering")
+  end
   local loaded, message, code = self:template(job)
   if not loaded then
     return nil, message, code
   end
-  return self.kits:get(loaded, job.plan_tools)
+  local prepared
+  prepared, message, code = self.kits:get(loaded, job.plan_tools)
+  self.made[id] = prepared ~= nil
+  return prepared, message, code
 end
 
--- The sealed file of a bundle as parts in memory.
-local function seal_in_memory(job, prepared, vars, signer)
-  local archive, message, code = prepared:build(vars)
-  if not archive then
+--- Prepares what the jobs of a template and plan will need.
+-- @tparam table job the columns of the claim that name them
+-- @treturn[1] boolean true
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function Builder:warm(job)
+  local prepared, message, code = self:kit(job)
+  if not prepared then
     return nil, message, code
   end
-  if job.container == winzip.NAME then
-    return winzip.seal { archive = archive, licence = vars.license_key }
-  end
-  return container.seal { archive = archive, licence = vars.license_key, device_hash = vars.device_hash,
-    metadata = values.metadata(job, vars), signer = signer }
-end
-
--- The same for kits with large files: made in a folder on the store's own disk.
-local function seal_in_files(job, prepared, vars, signer, folder)
-  local archive, path = folder .. "/bundle.zip", folder .. "/bundle.ate"
-  local ok, message, code = prepared:build_file(vars, archive)
-  if not ok then
-    return nil, message, code
-  end
-  local sealed
-  if job.container == winzip.NAME then
-    sealed, message, code = winzip.seal_file { archive_path = archive, path = path, licence = vars.license_key }
-  else
-    sealed, message, code = container.seal_file { archive_path = archive, path = path, licence = vars.license_key,
-      device_hash = vars.device_hash, metadata = values.metadata(job, vars), signer = signer }
-  end
-  os.remove(archive)
-  if sealed then
-    sealed.path = path
-  end
-  return sealed, message, code
-end
-
-local function large_bytes(prepared)
-  local bytes = 0
-  for _, entry in ipairs(prepared.entries) do
-    bytes = bytes + (entry.path and entry.file.size or 0)
-  end
-  return bytes
+  return self.checker:warm(prepared)
 end
 
 function Builder:seal_large(job, prepared, vars, signer)
-  self.on_large(large_bytes(prepared))
+  self.on_large(seals.large_bytes(prepared))
   local root = self.store:staging()
   if not self.swept then
     staging.sweep(root)
@@ -150,7 +134,7 @@ function Builder:seal_large(job, prepared, vars, signer)
   if not folder then
     return nil, problem, why
   end
-  local sealed, message, code = seal_in_files(job, prepared, vars, signer, folder)
+  local sealed, message, code = seals.in_files(job, prepared, vars, signer, folder)
   if sealed then
     sealed.folder = folder
     return sealed
@@ -194,9 +178,10 @@ end
 
 local function seal(self, build)
   if build.prepared.streamed then
+    self.on_stage(build.job, "sealing")
     return self:seal_large(build.job, build.prepared, build.vars, build.signer)
   end
-  return seal_in_memory(build.job, build.prepared, build.vars, build.signer)
+  return seals.in_memory(build.job, build.prepared, build.vars, build.signer)
 end
 
 --- Begins to build the bundle of a job: packs and seals it, while the jail runs its scripts. Nothing is stored yet.
@@ -231,7 +216,7 @@ end
 
 --- Removes what a build that is not finished has left.
 -- @tparam table build
-function Builder:cancel(build)
+function Builder.cancel(_, build)
   if build.run then
     build.run:cancel()
   end
@@ -248,6 +233,9 @@ end
 -- @treturn[2] table|nil the jail's verdict when it is that which the bundle did not pass
 function Builder:finish(build)
   local sealed, job = build.sealed, build.job
+  if self.checker:is_slow(build.prepared) then
+    self.on_stage(job, "checking")
+  end
   local verdict, message, code, seen = self.checker:finish(build.run)
   if verdict == nil then
     M.clean(sealed)

@@ -98,8 +98,8 @@ end
 -- @treturn[2] string code
 function Ledger:fail(job, message, code, verdict)
   local permanent = not failure.is_transient(code)
-  log.error("job failed", { queue_id = job.queue_id, device = job.device_hash, code = code, permanent = permanent,
-    reason = message })
+  log.error("job failed", { queue_id = job.queue_id, attempt = job.attempt, device = job.device_hash, code = code,
+    permanent = permanent, reason = message })
   local text = failure.text(message, code)
   local statements = { { FAIL, { job.queue_id, text, job.attempt, permanent } } }
   if verdict then
@@ -108,11 +108,11 @@ function Ledger:fail(job, message, code, verdict)
   end
   local ok, problem, state = self:ask(statements)
   self.counts.failed = self.counts.failed + 1
-  self.on_event("failed", job, message)
+  self.on_event("failed", job, message, code)
   if not ok and self:is_lost() then
     return nil, problem, state
   elseif not ok then
-    log.warn("failure not recorded", { queue_id = job.queue_id, reason = problem })
+    log.warn("failure not recorded", { queue_id = job.queue_id, attempt = job.attempt, reason = problem })
   end
   return true
 end
@@ -156,7 +156,8 @@ function Ledger:lose(item, reason)
     end
   end
   self.counts.lost = self.counts.lost + 1
-  log.warn("job lost", { queue_id = item.job.queue_id, attempt = item.job.attempt, reason = reason })
+  log.warn("job lost", { queue_id = item.job.queue_id, attempt = item.job.attempt, device = item.job.device_hash,
+    reason = reason })
   self:discard(item.artifact)
   self.on_event("lost", item.job, reason)
 end

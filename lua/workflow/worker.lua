@@ -4,22 +4,32 @@
 -- *previous* batch's files, then complete those and claim more in one transaction. So the disk is busy while the
 -- processor is, and a batch costs one commit.
 --
--- Owns the order of things, signals and the way back to a lost database. What the queue is told is workflow.ledger's.
+-- Owns the order of things, signals and the way back to a lost database. What the queue is told is workflow.ledger's,
+-- what people are told is workflow.progress's.
 -- @module workflow.worker
 local clock = require "clock"
 local generate = require "workflow.generate"
 local ledger = require "workflow.ledger"
 local log = require "log"
+local outbox = require "workflow.outbox"
+local progress = require "workflow.progress"
 local time = require "posix.time"
+local warm = require "workflow.warm"
 
 local M = {}
 local Worker = {}
 Worker.__index = Worker
 
 local POLL_SECONDS = 1
-local STORE_SECONDS = 300    -- until a file that the store does not confirm is given up
+local WATCH_SECONDS = 0.25   -- while others have jobs in hand: nobody tells of the death of one
 local BATCH_LIMIT = 100      -- two batches are in flight, and a store takes 256 puts
 local PAUSE_LIMIT = 10       -- seconds, at most, between attempts to reach the database
+-- A session whose host was cut off ends by itself, and its jobs run elsewhere before their lease is over. Says nothing
+-- to a unix socket.
+local KEEPALIVE = [[select set_config('tcp_keepalives_idle', '10', false),
+  set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
+  set_config('tcp_user_timeout', '25000', false)]]
+local AT_WORK = "select exists (select from file_generation_queue where lease_until is not null) as others"
 local SLOWEST = 2 << 20      -- bytes a second that building a large bundle surely reaches
 
 --- A new worker.
@@ -27,21 +37,25 @@ local SLOWEST = 2 << 20      -- bytes a second that building a large bundle sure
 --   message, code, when the first is lost; on_event(name, job, artifact or message)
 -- @treturn table worker
 function M.new(options)
-  local on_event = options.on_event or function() end
-  local queue = ledger.new { conn = options.conn, store = options.store, config = options.config, on_event = on_event }
+  local told = progress.new(options.on_event or function() end)
+  local queue = ledger.new { conn = options.conn, store = options.store, config = options.config,
+    on_event = told.event }
+  told.queue = queue
+  local builder = generate.new { config = options.config, ring = options.ring, store = options.store,
+    on_large = function(bytes)
+      queue:keep_lease(bytes / SLOWEST)
+    end,
+    on_stage = function(job, stage)
+      told:tell(job, stage)
+    end }
   return setmetatable({
     queue = queue,
     connect = options.connect,
-    store = options.store,
-    config = options.config,
-    on_event = on_event,
-    builder = generate.new { config = options.config, ring = options.ring, store = options.store,
-      on_large = function(bytes)
-        queue:keep_lease(bytes / SLOWEST)
-      end },
+    progress = told,
+    builder = builder,
+    warm = warm.new { builder = builder, config = options.config },
+    outbox = outbox.new { store = options.store, config = options.config, queue = queue, progress = told },
     batch = math.min(options.config.worker_batch, BATCH_LIMIT),
-    sent = {}, -- on their way to the store, in the order of their puts
-    late = {}, -- given up by us, but not yet by the store
     pauses = 0,
     stopping = false,
   }, Worker)
@@ -66,7 +80,7 @@ function Worker:finish(build)
   if not artifact then
     return self.queue:fail(build.job, message, code, verdict)
   end
-  self.sent[#self.sent + 1] = { job = build.job, artifact = artifact }
+  self.outbox:add(build.job, artifact)
   return true
 end
 
@@ -80,7 +94,7 @@ function Worker:build(jobs)
       break
     end
     self.queue:keep_lease()
-    self.on_event("building", job)
+    self.progress.event("building", job)
     local build, problem, why, verdict = guarded(self.builder.begin, self.builder, job, job)
     if ahead then
       ok, message, code = self:finish(ahead)
@@ -98,54 +112,6 @@ function Worker:build(jobs)
   return ok, message, code
 end
 
--- Waits for one file, and keeps the lease meanwhile.
-function Worker:await(artifact)
-  local ok, message, code
-  local deadline = clock.now() + STORE_SECONDS
-  repeat
-    ok, message, code = self.store:wait(artifact.ticket, self.config.worker_lease / 3)
-    if ok or code ~= "timeout" then
-      return ok, message, code
-    end
-    self.queue:keep_lease()
-  until clock.now() > deadline
-  self.late[#self.late + 1] = artifact
-  return nil, message, code
-end
-
--- Files that were given up may still arrive, or fail: then they go.
-function Worker:sweep_late()
-  for i = #self.late, 1, -1 do
-    local _, _, code = self.store:wait(self.late[i].ticket, 0)
-    if code ~= "timeout" then
-      self.queue:discard(table.remove(self.late, i))
-    end
-  end
-end
-
--- Waits until the store has the `count` files that were sent first; what it refused fails.
-function Worker:settle(count)
-  self:sweep_late()
-  for _ = 1, count do
-    local item = table.remove(self.sent, 1)
-    local artifact = item.artifact
-    local ok, message, code = self:await(artifact)
-    if code ~= "timeout" then
-      generate.clean(artifact)
-    end
-    if ok then
-      artifact.timing.store = (clock.now() - artifact.timing.stored_from) * 1000
-      self.queue.stored[#self.queue.stored + 1] = item
-    else
-      ok, message, code = self.queue:fail(item.job, message, code)
-      if not ok then
-        return nil, message, code
-      end
-    end
-  end
-  return true
-end
-
 -- ==== the loop ====
 
 -- Works until nothing is left to claim, or `stop`.
@@ -154,15 +120,16 @@ function Worker:work(only)
   local jobs, message, code = self.queue:exchange(want, only)
   self.queue:lease_is_fresh()
   while jobs do
-    local before = #self.sent
+    local before = self.outbox:count()
     local ok
+    self.progress:claimed(jobs)
     ok, message, code = self:build(jobs)
     if not ok then
       break
     end
     -- A full batch suggests more work: leave its files to the disk meanwhile. Else finish everything now.
     local last = #jobs < want or self.stopping
-    ok, message, code = self:settle(last and #self.sent or before)
+    ok, message, code = self.outbox:settle(last and self.outbox:count() or before)
     if not ok then
       break
     end
@@ -176,11 +143,7 @@ end
 
 -- Nothing will complete these any more.
 function Worker:abandon()
-  for _, item in ipairs(self.sent) do
-    self.store:wait(item.artifact.ticket, STORE_SECONDS)
-    self.queue:discard(item.artifact)
-  end
-  self.sent = {}
+  self.outbox:abandon()
   self.queue:abandon()
 end
 
@@ -203,15 +166,36 @@ function Worker:drain(only)
   return counts, message, code
 end
 
+-- Until a job is announced, a signal comes, or it is time to look anyway; or does what later jobs need.
+function Worker:idle()
+  local conn = self.queue.conn
+  if self.warm:step(conn) then
+    return true
+  end
+  local rows, message, code = conn:query(AT_WORK)
+  if not rows then
+    return nil, message, code
+  end
+  -- A job that was announced and is not here was claimed by another, perhaps not yet for all to see.
+  local watch = self.was_called or rows[1].others
+  local calls
+  calls, message, code = conn:notifications(watch and WATCH_SECONDS or POLL_SECONDS)
+  self.was_called = calls and #calls > 0
+  return calls, message, code
+end
+
 -- Works the queue until `stop`, or until the database fails.
 function Worker:attend()
-  local ok, message, code = self.queue.conn:listen "ate_queue"
+  local conn = self.queue.conn
+  local ok, message, code = conn:query(KEEPALIVE)
+  if ok then
+    ok, message, code = conn:listen "ate_queue"
+  end
   while ok and not self.stopping do
     ok, message, code = self:work()
     if ok and not self.stopping then
       self.pauses = 0
-      -- Until a job is announced, a signal comes, or it is time to look anyway.
-      ok, message, code = self.queue.conn:notifications(POLL_SECONDS)
+      ok, message, code = self:idle()
     end
   end
   return ok, message, code
@@ -232,7 +216,7 @@ end
 -- Goes on in a new session, with all that the old one had built.
 function Worker:resume(conn, former)
   self.queue.conn = conn
-  local ok, message, code = self:settle(#self.sent)
+  local ok, message, code = self.outbox:settle(self.outbox:count())
   if ok then
     ok, message, code = self.queue:resume(conn, former)
   end
@@ -261,6 +245,7 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code
 function Worker:serve()
+  self.progress.is_serving = true
   while not self.stopping do
     local ok, message, code = self:attend()
     if not ok and not self.connect then
