@@ -5,6 +5,7 @@ local json = require "atelier.json"
 local lab = require "spec.bench.lab"
 local make_template = require "spec.bench.make_template"
 local pg = require "atelier.pg"
+local the_peer = require "spec.bench.peer"
 
 local M = {}
 
@@ -115,22 +116,6 @@ end
 
 -- ==== the peer ====
 
-local function find_peer()
-  local from = os.getenv "PEER" or lab.root .. "/../shared/peer"
-  local file = io.open(from .. "/peer.mjs")
-  if not file then
-    return nil
-  end
-  file:close()
-  local to = lab.folder .. "/peer"
-  lab.shell(("mkdir -p '%s' && cp -f '%s'/*.mjs '%s'/*.sql '%s'/*.lua '%s'/package.json '%s/'")
-    :format(to, from, from, from, from, to))
-  if not io.open(to .. "/node_modules/.package-lock.json") then
-    lab.shell(("cd '%s' && npm install --no-package-lock --no-audit --no-fund >/dev/null 2>&1"):format(to))
-  end
-  return to
-end
-
 local function peer_set_up(cluster, folder)
   local url = lab.database(cluster, "bench_peer")
   lab.shell(("cd '%s' && node peer.mjs setup --database '%s' --devices %d"):format(folder, url, PEER_JOBS + WARM))
@@ -220,7 +205,7 @@ function M.run()
   local cluster = lab.cluster()
   local state = set_up(cluster)
   local template = state.folder .. "/templates/bench.at"
-  local found, flags, runs, disk = find_peer(), {}, {}, {}
+  local found, flags, runs, disk = the_peer.find(), {}, {}, {}
   local peer = found and peer_set_up(cluster, found)
   if peer then
     flags["peer"] = peer_best(peer, template, "")
