@@ -38,6 +38,7 @@ local RESOURCES = {
   "api.health", "api.status", "api.generate", "api.files", "api.history", "api.plans", "api.license",
   "api.download", "dashboard",
   "api.events", "api.metrics",
+  "api.ops.queue", "api.ops.jobs", "api.ops.service",
 }
 
 local App = {}
