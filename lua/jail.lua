@@ -153,8 +153,8 @@ end
 
 Run.__gc = Run.cancel -- nobody finished it, because what was done meanwhile raised
 
---- Begins to run a job's script beside the scripts of its kit, and returns at once. Several runs of one kit may be under
--- way: each has a child of its own.
+--- Begins to run a job's script beside the scripts of its kit, and returns at once. Several runs of one kit may be
+-- under way: each has a child of its own.
 -- @tparam string kit_id changes whenever `modules` do
 -- @tparam table modules texts by file name, the same for all jobs of the kit
 -- @tparam table job `source`; `name` (default "main.lua"); `modules`: its own texts by file name

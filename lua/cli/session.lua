@@ -57,6 +57,11 @@ function Session:open_store()
   return require("storage").open(self.config)
 end
 
+-- The one for templates: with Supabase a bucket of its own.
+function Session:open_template_store()
+  return require("storage").open_templates(self.config)
+end
+
 function Session:open_ring()
   return require("ate.keyring").load(self.config.keyring)
 end
@@ -67,7 +72,7 @@ function Session:open_new_ring()
 end
 
 local function close(session)
-  for _, name in ipairs { "store", "conn" } do
+  for _, name in ipairs { "template_store", "store", "conn" } do
     local resource = rawget(session, name)
     if resource then
       resource:close()

@@ -38,6 +38,7 @@ return {
   { "supabase_anon_key", "string", nil, "SUPABASE_ANON_KEY", "its publishable key, for the dashboard's sign-in" },
   { "supabase_service_role_key", "string", nil, "SUPABASE_SERVICE_ROLE_KEY", "project's secret key", secret = true },
   { "supabase_bucket", "string", "ate-files", nil, "its bucket of generated files; made when missing" },
+  { "supabase_templates", "string", "ate-templates", nil, "its bucket of published templates; made when missing" },
   { "supabase_header", "string", "auto", nil, "which headers carry its key; auto: both",
     choices = { "auto", "both", "apikey", "bearer" } },
   { "s3_endpoint", "string", nil, "AWS_ENDPOINT_URL", "S3 server, as in https://HOST (default: Amazon's)" },

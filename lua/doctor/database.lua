@@ -106,6 +106,9 @@ local function clocks(conn, tell)
   end
 end
 
+--- Examines; see `doctor`.
+-- @tparam table patient
+-- @tparam function tell
 function M.run(patient, tell)
   local conn = connect(patient, tell)
   if not conn then

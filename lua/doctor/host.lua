@@ -51,6 +51,9 @@ local function walls(patient, tell)
   end
 end
 
+--- Examines; see `doctor`.
+-- @tparam table patient
+-- @tparam function tell
 function M.run(patient, tell)
   descriptors(tell)
   room(patient, tell)

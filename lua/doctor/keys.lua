@@ -4,6 +4,9 @@ local keyring = require "ate.keyring"
 
 local M = {}
 
+--- Examines; see `doctor`.
+-- @tparam table patient
+-- @tparam function tell
 function M.run(patient, tell)
   local path = patient.config.keyring
   local ring, message, code = keyring.load(path)

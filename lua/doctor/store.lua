@@ -57,6 +57,9 @@ local function steps(store, key, text)
   }
 end
 
+--- Examines; see `doctor`.
+-- @tparam table patient
+-- @tparam function tell
 function M.run(patient, tell)
   local store, message = storage.open(patient.config)
   if not store then

@@ -20,6 +20,9 @@ local function compare(patient, row, tell)
   end
 end
 
+--- Examines; see `doctor`.
+-- @tparam table patient
+-- @tparam function tell
 function M.run(patient, tell)
   if not patient.has_schema then
     return

@@ -50,6 +50,9 @@ local function key_set(config, tell)
   end
 end
 
+--- Examines; see `doctor`.
+-- @tparam table patient
+-- @tparam function tell
 function M.run(patient, tell)
   secret(patient.config, tell)
   key_set(patient.config, tell)

@@ -49,6 +49,21 @@ function M.is_safe(key)
     and not ("/" .. key .. "/"):find("//", 1, true) and not ("/" .. key):find("/.", 1, true)
 end
 
+local function kind_of(config)
+  if config.storage then
+    return config.storage
+  end
+  return config.supabase_url and config.supabase_service_role_key and "supabase" or "local"
+end
+
+--- Opens the store of templates: the same, but for its bucket where it has such.
+-- @tparam table config
+-- @return as `open`
+function M.open_templates(config)
+  local own = { supabase_bucket = config.supabase_templates }
+  return require("storage." .. kind_of(config)).open(setmetatable(own, { __index = config }))
+end
+
 --- Opens the store that the configuration names.
 -- @tparam table config see config.lua
 -- @treturn[1] table store
@@ -56,11 +71,7 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code
 function M.open(config)
-  local kind = config.storage
-  if not kind then
-    kind = config.supabase_url and config.supabase_service_role_key and "supabase" or "local"
-  end
-  return require("storage." .. kind).open(config)
+  return require("storage." .. kind_of(config)).open(config)
 end
 
 return M

@@ -1,0 +1,214 @@
+--- Published templates in a store, for hosts that have no folder of them: a file an object, below the hash of all, so
+-- that what is there never changes. What is fetched is kept on this host's disk, and is used only when its hash is
+-- the published one. Knows no database.
+-- @module template.depot
+local crypto = require "atelier.crypto"
+local dirent = require "posix.dirent"
+local manifest = require "template.manifest"
+local stat = require "posix.sys.stat"
+local storage = require "storage"
+local template = require "template"
+local unistd = require "posix.unistd"
+
+local M = {}
+
+local WAIT = 3600
+local CHUNK = 1 << 20
+local PRIVATE = 448 -- 0700
+
+local function key_of(name, hash, file)
+  return ("templates/%s.at/%s/%s"):format(name, hash, file)
+end
+
+local function make_folders(path)
+  for at in path:gmatch "()/" do
+    stat.mkdir(path:sub(1, at - 1), PRIVATE)
+  end
+end
+
+local function remove_all(path)
+  local there, names = pcall(dirent.dir, path)
+  for _, name in ipairs(there and names or {}) do
+    if name ~= "." and name ~= ".." then
+      local inner = path .. "/" .. name
+      if stat.S_ISDIR((stat.lstat(inner) or { st_mode = 0 }).st_mode) ~= 0 then
+        remove_all(inner)
+      else
+        unistd.unlink(inner)
+      end
+    end
+  end
+  unistd.rmdir(path)
+end
+
+-- ==== publishing ===============================================================================
+
+local function copy(from_path, to_path)
+  local from <close>, message = io.open(from_path, "rb")
+  if not from then
+    return nil, message
+  end
+  local to <close>, problem = io.open(to_path, "wb")
+  if not to then
+    return nil, problem
+  end
+  for data in from:lines(CHUNK) do
+    local ok, why = to:write(data)
+    if not ok then
+      return nil, why
+    end
+  end
+  return true
+end
+
+-- A store takes files over; these are the operator's.
+local function source_of(store, path, number)
+  local staged = ("%s/template.%d.%d"):format(store:staging(), unistd.getpid(), number)
+  local ok, message = copy(path, staged)
+  if not ok then
+    return nil, message, "io"
+  end
+  return staged
+end
+
+--- Uploads a template. What is there already is left: it is the same, or was damaged and shows when it is fetched.
+-- @tparam table store see storage
+-- @tparam table loaded from `template.load`
+-- @treturn[1] integer how many files were uploaded
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.push(store, loaded)
+  local files = { { file = "template.json", path = loaded.dir .. "/template.json" }, table.unpack(loaded.files) }
+  local count = 0
+  for number, file in ipairs(files) do
+    local key = key_of(loaded.name, loaded.hash, file.file)
+    if not storage.is_safe(key) then
+      return nil, ("template %s: %s: a store's keys allow A-Z a-z 0-9 . _ - alone"):format(loaded.name, file.file),
+        "template"
+    end
+    local source, message, code = source_of(store, file.path, number)
+    local ticket = source
+    if source then
+      ticket, message, code = store:put(key, source, { sha256 = crypto.hex((crypto.sha256_file(source))) })
+    end
+    local ok = ticket
+    if ticket then
+      ok, message, code = store:wait(ticket, WAIT)
+    end
+    os.remove(source or "")
+    if not ok and code ~= "exists" then
+      return nil, message, code
+    end
+    count = count + (ok and 1 or 0)
+  end
+  return count
+end
+
+-- ==== fetching =================================================================================
+
+local function fetch_file(store, key, path)
+  local handle, message, code = store:get(key)
+  if not handle then
+    return nil, message, code
+  end
+  local from <close> = handle
+  make_folders(path)
+  local to <close>, problem = io.open(path, "wb")
+  if not to then
+    return nil, problem, "io"
+  end
+  while true do
+    local data, why, reason = from:read(CHUNK)
+    if not data and why then
+      return nil, why, reason
+    elseif not data then
+      return true
+    end
+    local ok, trouble = to:write(data)
+    if not ok then
+      return nil, trouble, "io"
+    end
+  end
+end
+
+local function read_names(path)
+  local file <close>, message = io.open(path, "rb")
+  if not file then
+    return nil, message
+  end
+  local head, problem = manifest.read(file:read "a")
+  if not head then
+    return nil, problem
+  end
+  local names = {}
+  for i, entry in ipairs(head.file_structure) do
+    names[i] = entry.file
+  end
+  return names
+end
+
+local function fetch_all(store, wanted, folder)
+  local first = folder .. "/template.json"
+  local ok, message, code = fetch_file(store, key_of(wanted.name, wanted.hash, "template.json"), first)
+  if not ok then
+    return nil, message, code
+  end
+  local names, problem = read_names(first)
+  if not names then
+    return nil, problem, "template_version"
+  end
+  for _, name in ipairs(names) do
+    ok, message, code = fetch_file(store, key_of(wanted.name, wanted.hash, name), folder .. "/" .. name)
+    if not ok then
+      return nil, message, code
+    end
+  end
+  return true
+end
+
+-- The template of a folder, when it is the one that was published.
+local function load(folder, wanted)
+  local loaded, message = template.load(folder)
+  if loaded and loaded.hash == wanted.hash then
+    return loaded
+  end
+  return nil, message or "its files are not the published ones"
+end
+
+local count = 0
+
+--- Fetches a published template, unless this host has it.
+-- @tparam table store
+-- @tparam table wanted `name`, `hash` as published
+-- @tparam string cache folder for what is fetched
+-- @treturn[1] table template, see `template.load`
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code: of the store; "not_found"; "template_version" when what is there is not what was published
+function M.fetch(store, wanted, cache)
+  local home = ("%s/%s-%s"):format(cache, wanted.name, wanted.hash)
+  local folder = home .. "/" .. wanted.name .. ".at"
+  local loaded = load(folder, wanted)
+  if loaded then
+    return loaded
+  end
+  count = count + 1
+  local draft = ("%s/.draft.%d.%d"):format(cache, unistd.getpid(), count)
+  local ok, message, code = fetch_all(store, wanted, ("%s/%s.at"):format(draft, wanted.name))
+  if ok then
+    loaded, message = load(("%s/%s.at"):format(draft, wanted.name), wanted)
+    code = "template_version"
+  end
+  if not loaded then
+    remove_all(draft)
+    return nil, ("template %s: from the store: %s"):format(wanted.name, message), code
+  end
+  remove_all(home) -- damaged, or half of one
+  if not os.rename(draft, home) then
+    remove_all(draft) -- another process was first
+  end
+  return load(folder, wanted)
+end
+
+return M

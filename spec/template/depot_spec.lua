@@ -1,0 +1,77 @@
+local contract = require "spec.storage.contract"
+local depot = require "template.depot"
+local program = require "spec.support.program"
+local storage = require "storage"
+local template = require "template"
+
+describe("template.depot", function()
+  local dir, store, shipped
+
+  before_each(function()
+    dir = program.folder()
+    store = assert(storage.open { storage_dir = dir .. "/store", storage_threads = 4 })
+    shipped = assert(template.load "templates/smartgram.at")
+  end)
+
+  after_each(function()
+    store:close()
+    program.remove(dir)
+  end)
+
+  local function fetch(hash)
+    return depot.fetch(store, { name = "smartgram", hash = hash or shipped.hash }, dir .. "/cache")
+  end
+
+  local function damage(path)
+    local file = assert(io.open(path, "r+b"))
+    file:write "damaged"
+    file:close()
+  end
+
+  it("publishes every file, once, and leaves the operator's where they are", function()
+    assert.equal(#shipped.files + 1, depot.push(store, shipped))
+    assert.equal(0, depot.push(store, shipped))
+    assert.equal(shipped.hash, template.load("templates/smartgram.at").hash)
+    assert.equal(#shipped.files + 1, #store:list("templates/smartgram.at/" .. shipped.hash .. "/"))
+  end)
+
+  it("fetches what was published, and then has it", function()
+    depot.push(store, shipped)
+    local fetched = assert(fetch())
+    assert.equal(shipped.hash, fetched.hash)
+    assert.equal(#shipped.files, #fetched.files)
+    for _, entry in ipairs(store:list "templates/") do
+      store:delete { entry.key }
+    end
+    assert.equal(shipped.hash, assert(fetch()).hash)
+  end)
+
+  it("notices what is damaged in the store, and on the disk", function()
+    depot.push(store, shipped)
+    local fetched = assert(fetch())
+    damage(fetched.dir .. "/main.lua")
+    assert.equal(shipped.hash, assert(fetch()).hash)
+    damage(("%s/store/templates/smartgram.at/%s/main.lua"):format(dir, shipped.hash))
+    assert.is_not_nil(fetch())
+    damage(fetched.dir .. "/main.lua")
+    local none, message, code = fetch()
+    assert.is_nil(none)
+    assert.equal("template_version", code)
+    assert.matches("not the published ones", message, 1, true)
+    assert.equal("", io.popen(("ls -A '%s/cache' | grep draft"):format(dir)):read "a")
+  end)
+
+  it("says that it was never published", function()
+    local none, message, code = fetch(("0"):rep(64))
+    assert.is_nil(none)
+    assert.equal("not_found", code)
+    assert.matches("template smartgram: from the store", message, 1, true)
+  end)
+
+  it("refuses a manifest that leads out of the folder", function()
+    local text = '{"name": "smartgram", "version": "1", "file_structure": [{"file": "../../x", "type": "lua"}]}'
+    local key = ("templates/smartgram.at/%s/template.json"):format(shipped.hash)
+    assert.is_true(contract.put(store, key, { text }))
+    assert.equal("template_version", select(3, fetch()))
+  end)
+end)
