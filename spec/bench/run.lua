@@ -4,7 +4,7 @@ local host = require "atelier.host"
 package.path = package.path .. (";%s/?.lua"):format(host.root)
 local lab = require "spec.bench.lab"
 
-local PARTS = { "bundles", "latency", "memory", "rendering", "jail" }
+local PARTS = { "bundles", "queue", "latency", "memory", "rendering", "jail" }
 
 lab.shell(("mkdir -p '%s'"):format(lab.folder))
 print("machine: " .. lab.machine())
