@@ -160,8 +160,8 @@ describe("the arrows", function()
     assert_none(faults)
   end)
 
-  it("lua/ requires itself, the native modules, luaposix, argparse and LPeg, and no socket", function()
-    local known = set "argparse lpeg"
+  it("lua/ requires itself, the native modules, luaposix, argparse, LPeg and Expat, and no socket", function()
+    local known = set "argparse lpeg lxp"
     known["atelier.host"] = true -- the program itself
     for _, name in ipairs(files "^host/lua_[%w_]+%.c$") do
       known["atelier." .. name:match("lua_([%w_]+)%.c$")] = true
