@@ -373,6 +373,44 @@ static uint64_t own_head_size(const struct answer *a)
     return (uint64_t)n + sizeof "Date: Sun, 01 Jan 2023 00:00:00 GMT\r\n" - 1;
 }
 
+static int begin_own(lua_State *L, struct request *r, const struct answer *a, int list)
+{
+    const char *head;
+    size_t size;
+
+    push_head(L, r, a, list);
+    head = lua_tolstring(L, -1, &size);
+    if (!writer_begin(r, head, size))
+        return fail(L, "memory", "respond: not enough memory");
+    r->is_answered = 1;
+    r->answered_at = front_now();
+    r->status = a->status;
+    r->length = r->is_head ? 0 : a->length;
+    return 0;
+}
+
+static int begun(lua_State *L, struct request *r)
+{
+    writer_pump(r);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* libmicrohttpd would first read that the client sends no more, and then answer nothing. */
+static int answer_last(lua_State *L, struct request *r, const struct answer *a, int list)
+{
+    int n = begin_own(L, r, a, list);
+
+    if (n != 0)
+        return n;
+    if (!r->is_head && !writer_add(r, a->body, a->size, 0)) {
+        httpd_shut(r);
+        return fail(L, "memory", "respond: not enough memory");
+    }
+    writer_end(r);
+    return begun(L, r);
+}
+
 /*
  * Answers through libmicrohttpd, which owns a->fd once the response is made (then r->response is set, or r->is_answered).
  * The list of headers is on top of the stack.
@@ -380,9 +418,12 @@ static uint64_t own_head_size(const struct answer *a)
 static int answer_with(lua_State *L, struct request *r, const struct answer *a)
 {
     int list = lua_gettop(L);
-    struct managed *m = managed_new(L, destroy_response);
     lua_Integer n = (lua_Integer)lua_rawlen(L, list);
+    struct managed *m;
 
+    if (r->connection->half_closed != 0)
+        return answer_last(L, r, a, list);
+    m = managed_new(L, destroy_response);
     if (a->fd >= 0 && !r->is_head)
         m->p = MHD_create_response_from_fd_at_offset64(a->length, a->fd, (uint64_t)a->offset);
     else if (r->is_head && a->length != a->size)
@@ -470,29 +511,6 @@ static int answer_short_file(lua_State *L, struct request *r, const struct answe
     if (r->is_answered)
         *fd = -1;
     return n;
-}
-
-static int begin_own(lua_State *L, struct request *r, const struct answer *a, int list)
-{
-    const char *head;
-    size_t size;
-
-    push_head(L, r, a, list);
-    head = lua_tolstring(L, -1, &size);
-    if (!writer_begin(r, head, size))
-        return fail(L, "memory", "respond: not enough memory");
-    r->is_answered = 1;
-    r->answered_at = front_now();
-    r->status = a->status;
-    r->length = r->is_head ? 0 : a->length;
-    return 0;
-}
-
-static int begun(lua_State *L, struct request *r)
-{
-    writer_pump(r);
-    lua_pushboolean(L, 1);
-    return 1;
 }
 
 static int answer_file(lua_State *L, struct request *r, struct answer *a, int list)

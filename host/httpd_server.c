@@ -233,7 +233,7 @@ int httpd_is_last(const struct request *r)
 {
     const char *wish = MHD_lookup_connection_value(r->connection->mhd, MHD_HEADER_KIND, "Connection");
 
-    return r->must_close || r->is_http10 || r->server->is_draining || wish != NULL ||
+    return r->must_close || r->is_http10 || r->server->is_draining || wish != NULL || r->connection->half_closed != 0 ||
            r->connection->served + 1 >= r->server->limits.requests;
 }
 
@@ -255,7 +255,10 @@ void httpd_answer(struct request *r)
         resume_connection(r);
 }
 
-/* A refusal before the request is read to its end: our own writer can wait until the client has it. */
+/*
+ * A refusal before the request is read to its end, or to a client that sends no more: our own writer can wait until the
+ * client has it, and is not put off by the end of what it reads.
+ */
 static void refuse_early(struct request *r, unsigned status, const char *body, size_t size)
 {
     char head[512];
@@ -283,7 +286,7 @@ void httpd_refuse(struct request *r, unsigned status, const char *code, const ch
     struct MHD_Response *response;
 
     r->server->nrefused++;
-    if (r->phase < REQUEST_HANDLER) {
+    if (r->phase < REQUEST_HANDLER || r->connection->half_closed != 0) {
         refuse_early(r, status, body, (size_t)n);
         return;
     }

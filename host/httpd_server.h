@@ -60,7 +60,7 @@ struct writer {
     int is_ended;        /* nothing more comes */
     int is_armed;        /* waits for the socket to take more */
     int64_t progress;    /* when the client last took something */
-    int64_t linger_until;
+    uint64_t left;       /* while it lingers: what the client had not confirmed when it last took something */
     uint64_t discarded;
 };
 

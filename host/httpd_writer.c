@@ -22,7 +22,7 @@
 
 #define SENDFILE_BYTES (512 * 1024) /* a call */
 #define SENDFILE_CALLS 4            /* a turn and connection, so that others come in between */
-#define LINGER_MS 2000
+#define LINGER_MS 1000 /* for the client to close, once it has all */
 #define LINGER_DISCARD (4 * 1024 * 1024) /* what is read and dropped of a body that nobody wants */
 
 /* ==== the queue ================================================================================ */
@@ -172,9 +172,10 @@ static void arm(struct request *r, uint32_t events)
 static void linger(struct request *r)
 {
     r->writer.state = WRITER_LINGER;
-    r->writer.linger_until = front_now() + LINGER_MS;
     shutdown(r->connection->source.fd, SHUT_WR);
-    arm(r, EPOLLIN | EPOLLRDHUP);
+    r->writer.left = unconfirmed(r);
+    r->writer.progress = front_now();
+    arm(r, r->connection->half_closed != 0 ? EPOLLRDHUP | EPOLLET : EPOLLIN | EPOLLRDHUP);
 }
 
 static void sent_some(struct writer *w, size_t n)
@@ -296,7 +297,8 @@ void writer_ready(struct request *r, uint32_t events)
     struct writer *w = &r->writer;
 
     if (w->state == WRITER_LINGER) {
-        if ((events & (EPOLLHUP | EPOLLERR)) || discard(r))
+        /* Of a client that had said before that it sends no more there is nothing to read: the sweep sees when it has all. */
+        if ((events & (EPOLLHUP | EPOLLERR)) || (r->connection->half_closed == 0 && discard(r)))
             finish(r);
     } else if (w->state == WRITER_SENDING) {
         if ((events & (EPOLLHUP | EPOLLERR)) || ((events & EPOLLRDHUP) && w->is_stream))
@@ -323,13 +325,27 @@ static int is_too_slow(const struct request *r, int64_t now)
            now - r->answered_at >= limits->response_ms + (int64_t)(r->length / (uint64_t)limits->min_rate) * 1000;
 }
 
+/* A slow client may take long to read what the kernel holds for it, as long as it takes something now and then. */
+static void sweep_linger(struct request *r, int64_t now)
+{
+    struct writer *w = &r->writer;
+    uint64_t left = unconfirmed(r);
+
+    if (left < w->left) {
+        w->left = left;
+        w->progress = now;
+    }
+    if (left == 0 ? r->connection->half_closed != 0 || now - w->progress >= LINGER_MS
+                  : now - w->progress >= r->server->limits.stall_ms)
+        finish(r);
+}
+
 void writer_sweep(struct request *r, int64_t now)
 {
     struct writer *w = &r->writer;
 
     if (w->state == WRITER_LINGER) {
-        if (now >= w->linger_until || (now >= w->linger_until - LINGER_MS / 2 && unconfirmed(r) == 0))
-            finish(r);
+        sweep_linger(r, now);
     } else if (w->state == WRITER_SENDING && is_too_slow(r, now)) {
         lose_stream(r);
     }
