@@ -12,6 +12,7 @@ local httpd = require "atelier.httpd"
 local json = require "atelier.json"
 local link = require "api.link"
 local log = require "log"
+local object = require "api.object"
 local problem = require "api.problem"
 local schema = require "api.schema"
 local storage = require "storage"
@@ -74,23 +75,6 @@ end
 
 -- ==== the object ===============================================================================
 
--- The place for stores that stream (get(key, sink, range)): what is opened here is all that `send` needs.
--- → {size, handle}; nil and what is wrong: "missing", "size", or "store" with a message
-local function open_object(store, found)
-  local head, message, code = store:head(found.file_path)
-  if not head then
-    return nil, code == "not_found" and "missing" or "store", message
-  elseif head.size ~= found.file_size then
-    return nil, "size", ("has %d bytes, not %d"):format(head.size, found.file_size)
-  end
-  local handle
-  handle, message, code = store:get(found.file_path)
-  if not handle then
-    return nil, code == "not_found" and "missing" or "store", message
-  end
-  return { size = head.size, handle = handle }
-end
-
 local function refuse_unreadable(call)
   call:refuse(503, "storage_unavailable", "the file cannot be read at the moment", {
     headers = { ["Retry-After"] = "5" } })
@@ -99,16 +83,17 @@ end
 -- The object of a file, and the row that it was opened for. A file that was just built anew has another object: the row
 -- is read once more before a loss is believed.
 local function open_current(call, found)
-  local object, fault, message = open_object(call.app.store, found)
-  if not object and fault ~= "store" then
+  local store = call.app.store
+  local opened, fault, message = object.open(store, found.file_path, found.file_size)
+  if not opened and fault ~= "store" then
     local again = look_up(call)
     if again and again.verdict == "ok" and again.file_path ~= found.file_path then
       found = again
-      object, fault, message = open_object(call.app.store, found)
+      opened, fault, message = object.open(store, found.file_path, found.file_size)
     end
   end
-  if object then
-    return object, found
+  if opened then
+    return opened, found
   end
   log.error("an object cannot be served", { request = call.id, file = found.ate_file_id, key = found.file_path,
     fault = fault, reason = message })
@@ -138,7 +123,7 @@ end
 -- Notes a response once it is over: what really went out, which for one that was cut is less than was meant.
 local function note_completion(call, found, offset, length)
   local app, user = call.app, call.user.id
-  local ip, agent = call.ip or call.request.peer, call.request.headers["user-agent"]
+  local ip, agent = app:client(call.request), call.request.headers["user-agent"]
   call.on_complete = function(info)
     app.downloads:add { file = found.ate_file_id, user = user, ip = ip, agent = agent,
       status = info.finished and "completed" or "failed", bytes = info.bytes_sent,
@@ -146,7 +131,7 @@ local function note_completion(call, found, offset, length)
   end
 end
 
-local function send(call, found, object, status, offset, length)
+local function send(call, found, opened, status, offset, length)
   local headers = head_of(found)
   if status == 206 then
     headers["Content-Range"] = ("bytes %d-%d/%d"):format(offset, offset + length - 1, found.file_size)
@@ -154,8 +139,7 @@ local function send(call, found, object, status, offset, length)
   if call.request.method == "GET" then
     note_completion(call, found, offset, length)
   end
-  local ok, message, code = call:respond { status = status, headers = headers,
-    file = { handle = object.handle, offset = offset, length = length } }
+  local ok, message, code = opened:send(call, { status = status, headers = headers }, offset, length)
   if not ok and code ~= "closed" then
     call.on_complete = nil
     log.error("an object cannot be sent", { request = call.id, file = found.ate_file_id, reason = message })
@@ -164,11 +148,10 @@ local function send(call, found, object, status, offset, length)
 end
 
 local function serve(call, found)
-  local object, current = open_current(call, found)
-  if not object then
+  local opened <close>, current = open_current(call, found)
+  if not opened then
     return answer_later(call, current, "object_missing")
   end
-  local handle <close> = object.handle -- luacheck: ignore 211
   found = current
   local status, offset, length = conditional.decide(call.request.method, call.request.headers,
     '"' .. found.checksum .. '"', found.file_size)
@@ -181,7 +164,7 @@ local function serve(call, found)
     call:refuse(416, "range_not_satisfiable", "the file ends before that", {
       headers = { ["Content-Range"] = "bytes */" .. found.file_size, ["Accept-Ranges"] = "bytes" } })
   else
-    send(call, found, object, status, offset, length)
+    send(call, found, opened, status, offset, length)
   end
 end
 
