@@ -9,6 +9,7 @@
 -- The result may carry `warnings` ({code, message} each) and `exit` (a code other than 0).
 -- @module cli
 local argparse = require "argparse"
+local errno = require "posix.errno"
 local json = require "atelier.json"
 local term = require "cli.term"
 
@@ -182,10 +183,7 @@ local function usage_error(parser, message, argv)
   return EXIT.usage
 end
 
---- Runs one command.
--- @tparam table argv the words after the program's name; argv[0] is the program
--- @treturn integer exit code: 0 done, 2 usage, 3 the input was refused, 1 everything else
-function M.main(argv)
+local function run(argv)
   local chosen = chosen_command(argv)
   local parser, chosen_parser = build_parser(chosen)
   if #argv == 0 then
@@ -215,6 +213,38 @@ function M.main(argv)
     return failure(args, message, code)
   end
   return success(command, result, args)
+end
+
+local lost -- {message, errno} of the first output that could not be written
+
+local function note(written, message, number)
+  if not written then
+    lost = lost or { message, number }
+  end
+end
+
+-- As Lua's own, which flushes, too, and tells nobody when that fails.
+local function print_checked(...)
+  local words = table.pack(...)
+  for i = 1, words.n do
+    words[i] = tostring(words[i])
+  end
+  note(io.stdout:write(table.concat(words, "\t"), "\n"))
+  note(io.stdout:flush())
+end
+
+--- Runs one command. Nobody may take what could not be written for done: the exit code is 1 then. A reader that has
+-- seen enough (`| head`) knows that itself.
+-- @tparam table argv the words after the program's name; argv[0] is the program
+-- @treturn integer exit code: 0 done, 2 usage, 3 the input was refused, 1 everything else
+function M.main(argv)
+  rawset(_G, "print", print_checked)
+  local code = run(argv)
+  note(io.stdout:flush())
+  if lost and lost[2] ~= errno.EPIPE then
+    io.stderr:write(term.red("atelier: "), "standard output: ", lost[1], "\n")
+  end
+  return lost and code == 0 and 1 or code
 end
 
 return M

@@ -140,7 +140,7 @@ local function run_file(path, setting, more)
     return refused("cannot be read: " .. message)
   end
   local child, code = setting.spare, nil
-  if not child then
+  if not child or not child:alive() then -- what others ended is no verdict about this file
     child, message, code = native.new(setting.limits)
   end
   if not child then

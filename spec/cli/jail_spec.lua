@@ -1,7 +1,11 @@
 -- atelier jail: lines, exit codes, quantities, files that are none.
+local clock = require "clock"
 local host = require "atelier.host"
 local json = require "atelier.json"
 local program = require "spec.support.program"
+local signal = require "posix.signal"
+local unistd = require "posix.unistd"
+local wait = require "posix.sys.wait"
 
 local folder
 
@@ -92,6 +96,37 @@ describe("atelier jail --json", function()
       assert.equal(1, code)
       assert(err:find("jail: standard output: ", 1, true), err)
     end
+  end)
+
+  it("does not take for a crash of the next file that its child was ended before", function()
+    local loop, good = write("endless.lua", "while true do end"), write("after.lua", "print 'hi'")
+    local out = folder .. "/killed"
+    local pid = assert(unistd.fork())
+    if pid == 0 then
+      unistd.exec("/bin/sh", { "-c", ('exec "$0" jail "$@" --json --time 600s --instructions 1000G >%s'):format(out),
+        host.exe, loop, good })
+      unistd._exit(127)
+    end
+    local function proc(path, ...)
+      local file <close> = io.open(("/proc/" .. path):format(...))
+      return file and file:read "a" or ""
+    end
+    -- The first file's child, which runs, and the one that is started ahead, in this order.
+    local children
+    local deadline = clock.now() + 60
+    repeat
+      children = {}
+      for child in proc("%d/task/%d/children", pid, pid):gmatch "%d+" do
+        children[#children + 1] = tonumber(child)
+      end
+      local used = #children == 2 and proc("%d/stat", children[1]):match("%) %a" .. (" %-?%d+"):rep(10) .. " (%d+)")
+    until tonumber(used or 0) >= 10 or clock.now() > deadline
+    signal.kill(children[2], signal.SIGKILL)
+    signal.kill(children[1], signal.SIGKILL)
+    assert.same({ "exited", 1 }, { select(2, wait.wait(pid)) })
+    local file <close> = assert(io.open(out))
+    local all = lines(file:read "a")
+    assert.same({ "crash", "ok", "hi\n" }, { all[1].verdict, all[2].verdict, all[2].output })
   end)
 
   it("refuses a script that is larger than its memory without reading it all", function()
