@@ -1,9 +1,8 @@
--- 14_ate_keeper.sql: what the keeper asks besides the sweeps of 12_ate_operations.sql.
+-- 14_ate_keeper.sql: what the keeper asks besides the sweeps of 12_ate_operations.sql and 13_ate_api.sql.
 --
--- Owns the trimming of downloads and of workers without a lock, which expired files' bytes may go and which have gone,
--- which objects no row names, and which entitled devices lack a file that nothing else will queue. All of it is the
--- service's alone and comes in batches. Must not know a store, or decide about entitlement. Safe to run again; pastes
--- whole.
+-- Owns the trimming of workers without a lock, which expired files' bytes may go and which have gone, which objects no
+-- row names, and which entitled devices lack a file that nothing else will queue. All of it is the service's alone and
+-- comes in batches. Must not know a store, or decide about entitlement. Safe to run again; pastes whole.
 
 do $$ begin
   perform set_config('lock_timeout', '5s', true), set_config('client_min_messages', 'warning', true);
@@ -14,22 +13,6 @@ alter table public.ate_files add column if not exists purged_path varchar(500);
 
 -- On columns that another index has already: an update that leaves them alone stays as cheap as it was.
 create index if not exists ate_files_ended on public.ate_files (expires_at) where not is_active;
-create index if not exists download_history_created on public.download_history (created_at);
-
--- The history of downloads goes back so far; a file's download_count goes on.
-create or replace function public.trim_ate_downloads(batch integer default 1000, older interval default '365 days')
-  returns integer
-language plpgsql security definer set search_path = '' as $$
-declare
-  removed integer;
-begin
-  delete from public.download_history h
-  where h.id in (
-    select o.id from public.download_history o where o.created_at < clock_timestamp() - older
-    order by o.created_at limit batch for update skip locked);
-  get diagnostics removed = row_count;
-  return removed;
-end $$;
 
 -- Nobody notices the end of a worker without a lock; one that has not looked for work for so long is gone.
 create or replace function public.trim_ate_workers(batch integer default 1000, older interval default '1 day')
@@ -196,8 +179,8 @@ declare
 begin
   for f in
     select p.oid::regprocedure as signature from pg_proc p
-    where p.pronamespace = 'public'::regnamespace and p.proname in ('trim_ate_downloads', 'trim_ate_workers',
-      'list_ate_expired', 'mark_ate_files_purged', 'list_ate_unknown', 'renew_ate_missing', 'renew_ate_files')
+    where p.pronamespace = 'public'::regnamespace and p.proname in ('trim_ate_workers', 'list_ate_expired',
+      'mark_ate_files_purged', 'list_ate_unknown', 'renew_ate_missing', 'renew_ate_files')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
     execute format('grant execute on function %s to service_role', f.signature);
