@@ -60,8 +60,11 @@ function M.delete(store, rows)
   for i, row in ipairs(rows) do
     keys[i] = row.file_path
   end
-  if store:delete(keys) then
+  local deleted, problem, why = store:delete(keys)
+  if deleted then
     return rows
+  elseif why == "unavailable" or why == "timeout" then
+    return {}, problem, why
   end
   local gone, resistant = {}, 0
   for _, row in ipairs(rows) do

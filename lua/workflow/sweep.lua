@@ -113,7 +113,7 @@ function Sweep:look(entries)
   local keys, ages = {}, {}
   for _, entry in ipairs(entries) do
     keys[#keys + 1] = storage.is_safe(entry.key) and entry.key or nil
-    ages[entry.key] = entry.age
+    ages[entry.key] = entry.age or 0
   end
   local unnamed, message, code = self:unnamed(keys)
   if not unnamed then
@@ -159,7 +159,7 @@ function Sweep:orphans()
     if not entries then
       return nil, unfinished, code
     elseif unfinished and #unfinished > 0 then
-      cleared = cleared + self.store:clear(unfinished, self.config.orphan_grace)
+      cleared = cleared + (self.store:clear(unfinished, self.config.orphan_grace) or 0)
     end
     if #entries == 0 then
       self:end_pass()
