@@ -16,6 +16,9 @@ local tryout = require "template.tryout"
 
 local M = {}
 
+--- Bytes of all files together that are opened without being told to: what `atelier.zip` takes by itself.
+M.BUNDLE_BYTES = 1 << 30
+
 -- What the rules find, at the entry of the manifest that it is about.
 local function rule_faults(self)
   local by_name, places = {}, outline.read(self.text)
@@ -92,6 +95,20 @@ local function give_up(self, message, code)
   end
 end
 
+-- A bundle that is sealed and stored, and that its device then refuses to open.
+local function size_warning(self, plan, decisions)
+  local sizes, bytes = {}, 0
+  for _, file in ipairs(self.template.files) do sizes[file.file] = file.size end
+  for _, decision in ipairs(decisions) do
+    bytes = bytes + (decision.included and sizes[decision.file] or 0)
+  end
+  if bytes > M.BUNDLE_BYTES then
+    self.warnings:add({ { file = "template.json",
+      message = ("the files have %d bytes together; what opens them takes at most %d"):format(bytes, M.BUNDLE_BYTES),
+      hint = "whoever opens such a file needs `--max-bytes`" } }, plan.name)
+  end
+end
+
 local function open_tryout(self, options)
   if options.jail == false then
     self.not_run = "the jail was not wanted"
@@ -107,9 +124,11 @@ local function check_plans(self, options)
   self.limits = runner and runner.limits
   local alone = {}
   for i, plan in ipairs(self.plans) do
+    local decisions = plans.select(self.template.file_structure, plan.tools)
+    size_warning(self, plan, decisions)
     local task = {
       template = self.template, plan = plan, vars = self.given, faults = self.faults, warnings = self.warnings,
-      decisions = plans.select(self.template.file_structure, plan.tools), tryout = not self.not_run and runner or nil,
+      decisions = decisions, tryout = not self.not_run and runner or nil,
       alone = alone, thorough = options.thorough,
     }
     local outcome, message, code = plan_check.run(task)

@@ -18,7 +18,7 @@ end
 local function type_name(value)
   if value == json.null then return "null" end
   if type(value) == "table" then return json.is_array(value) and "a list" or "an object" end
-  return "a " .. (math.type(value) or type(value))
+  return math.type(value) == "integer" and "an integer" or "a " .. (math.type(value) or type(value))
 end
 
 local function unknown_keys(faults, where, object, known)

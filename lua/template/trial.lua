@@ -134,6 +134,43 @@ local function place_of(regions, slot, near, from)
   end
 end
 
+local MOST_LOOKS <const> = 20 -- each parses the text up to there
+
+-- A line's bytes from one place on where a token is found, as a word of its own if it is one.
+local function find_token(line, token, from)
+  while true do
+    local at, to = line:find(token, from, true)
+    if not at then return nil end
+    local whole = not token:find "^[%w_]" or not (line:sub(at - 1, at - 1):find "[%w_]" or line:find("^[%w_]", to + 1))
+    if whole then return at, to end
+    from = at + 1
+  end
+end
+
+-- Of the tokens of a line that look alike, the one that Lua stops at: a text that ends before it ends too early, with
+-- it, it is wrong. Gives its number among them.
+local function culprit(sampled, line, token)
+  local from, stop = diagnostic.line_start(sampled, line), diagnostic.line_start(sampled, line + 1)
+  for number = 1, MOST_LOOKS do
+    local at, to = find_token(sampled, token, from)
+    if not at or at >= stop then break end
+    local _, message = M.parse(sampled:sub(1, to), "=template")
+    if message and message:sub(-#token - 8) == " near '" .. token .. "'" then return number end
+    from = at + 1
+  end
+  return 1
+end
+
+-- The offset in the template's line of the token with that number. Samples are numbers: placeholders hold none.
+local function place_in(source, token, number)
+  local plain, at, to = source:gsub("{{.-}}", function(place) return (" "):rep(#place) end), 0, 0
+  for _ = 1, number do
+    at, to = find_token(plain, token, to + 1)
+    if not at then return source:find(token, 1, true) end
+  end
+  return at
+end
+
 --- Loads a sampled text.
 -- @tparam string sampled
 -- @tparam table by_number of `sample`
@@ -141,7 +178,8 @@ end
 -- @tparam table regions of `template.lexer_lua`
 -- @treturn ?table a diagnosis of the template when Lua refuses the text
 function M.load(sampled, by_number, text, regions)
-  local chunk, message = M.parse(sampled:sub(lexer_lua.prologue(sampled) + 1), "=template")
+  sampled = sampled:sub(lexer_lua.prologue(sampled) + 1)
+  local chunk, message = M.parse(sampled, "=template")
   if chunk then return nil end
   message = message:match("^[^\n]*")
   local line, reason = message:match("^template:(%d+): (.*)$")
@@ -155,7 +193,8 @@ function M.load(sampled, by_number, text, regions)
     return { pos = region.from, length = length, message = why, hint = hint or "Lua: " .. reason }
   end
   local _, _, _, source = diagnostic.locate(text, from)
-  local at = near ~= "" and source:find(near, 1, true) or source:find("%S") or 1
+  local at = near ~= "" and place_in(source, near, culprit(sampled, tonumber(line), near))
+  at = at or source:find("%S") or 1
   if reason:find("near <eof>$") then at = #source + 1 end
   return { pos = from + at - 1, length = math.max(1, #near), message = reason }
 end

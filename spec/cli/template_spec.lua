@@ -152,7 +152,7 @@ describe("atelier template check", function()
     local code, out, err = run("check", folder)
     assert.equal(3, code)
     assert.matches("refused  2 faults", out, 1, true)
-    assert.matches("main.lua:2:9: .-\n  local x = = 1\n +%^", err)
+    assert.matches("main.lua:2:11: .-\n  local x = = 1\n +%^", err)
     assert.matches("b.json:1:", err, 1, true)
     local answer
     code, answer = ask("check", folder, "--json")
@@ -347,12 +347,21 @@ describe("with a database, atelier template", function()
     assert.equal("version_taken", answer.code)
   end)
 
+  it("publishes what passes with the values that are given for the check", function()
+    local folder = folders.make({ ["main.lua"] = "local n = {{params.n}} + 1" }, { name = "counting" })
+    assert.equal(3, (go("template", "publish", folder)))
+    assert.equal(3, (go("template", "publish", folder, "--vars", "/nonexistent")))
+    local code, answer = answer_of("template", "publish", folder, "--vars", file("v.json", '{"params": {"n": 1}}'))
+    assert.equal(0, code)
+    assert.is_true(answer.checked)
+  end)
+
   it("lists what is here and what is published", function()
     local code, answer = answer_of("template", "list")
     assert.equal(0, code)
     local seen = {}
     for _, t in ipairs(answer.templates) do seen[t.name] = t.published end
-    assert.same({ broken = "1.0.0", smartgram = "1.0.0" }, seen)
+    assert.same({ broken = "1.0.0", counting = "1.0.0", smartgram = "1.0.0" }, seen)
   end)
 
   it("compares with a published version", function()

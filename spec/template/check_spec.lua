@@ -253,6 +253,21 @@ if chosen == 2 then require "follow" end
     assert.is_true(report.rehearsal.left_out > 0)
   end)
 
+  it("warns of a bundle that is larger than what a device opens", function()
+    local limit = check.BUNDLE_BYTES
+    local files = { ["main.lua"] = "return 1", ["follow.txt"] = ("x"):rep(3000), ["always.txt"] = ("x"):rep(2000) }
+    local plans = { { name = "small", tools = {} }, { name = "large", tools = { "follow" } } }
+    local report = run(files, nil, { plans = plans })
+    assert.same({}, heads(report.warnings))
+    check.BUNDLE_BYTES = 5000
+    report = run(files, nil, { plans = plans })
+    check.BUNDLE_BYTES = limit
+    assert.is_true(report.ok)
+    assert.same({ "template.json: the files have 5008 bytes together; what opens them takes at most 5000" }, heads(report.warnings))
+    assert.same({ "large" }, report.warnings[1].plans)
+    assert.equal(1 << 30, limit)
+  end)
+
   it("checks the plans that it is given, in their order", function()
     local report = run({ ["main.lua"] = "" }, nil, { plans = { { name = "b", tools = {} }, { name = "a", tools = json.array {} } } })
     assert.same({ "b", "a" }, { report.plans[1].plan, report.plans[2].plan })

@@ -91,14 +91,14 @@ describe("a survey", function()
     os.execute(("mkfifo '%s/pipe.lua' && ln -s main.lua '%s/link.lua'"):format(folder, folder))
     assert.same({
       'template.json:2:11: name: "N": 1 to 64 of a-z, 0-9, _ and - expected',
-      "template.json:2:27: version: a string expected, got a integer",
+      "template.json:2:27: version: a string expected, got an integer",
       'template.json:2:30: unknown key "colour" (known: container, description, file_structure, name, required_variables, '
         .. "runtime, version)",
       'template.json:4:41: file_structure[1]: unknown key "requird" (known: file, required, tool, type)',
       "b.json:1:2: the text ends too early: expected a value or ]",
       "gone.lua: missing",
       "link.lua: a symbolic link, not a regular file",
-      "main.lua:1:3: unexpected symbol near '='",
+      "main.lua:1:5: unexpected symbol near '='",
       "pipe.lua: a pipe, not a regular file",
       "stray.txt: a stray file: the manifest does not list it",
       "sub: a folder, not a regular file",

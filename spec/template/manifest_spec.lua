@@ -36,8 +36,8 @@ describe("a manifest", function()
 
   it("says everything that is wrong at once", function()
     local message = refused('{"nam": "a", "version": 1, "file_structure": [{"file": "../x.lua", "type": "lua"}, 5]}',
-      'unknown key "nam" (known: container, description, file_structure', "name is missing", "version: a string expected, got a integer",
-      'file_structure[1] (../x.lua): file: ".." in the path', "file_structure[2]: an object expected, got a integer")
+      'unknown key "nam" (known: container, description, file_structure', "name is missing", "version: a string expected, got an integer",
+      'file_structure[1] (../x.lua): file: ".." in the path', "file_structure[2]: an object expected, got an integer")
     assert.equal(5, select(2, message:gsub("template.json: ", "")))
   end)
 

@@ -304,6 +304,15 @@ describe("messages", function()
 
   it("name Lua's own complaint where the template is no Lua", function()
     refused("local x = = 1\n", "unexpected symbol")
+    -- At the token that Lua stops at, and not at one before it that looks like it.
+    for text, place in pairs {
+      ["x = = 1"] = "1:5: ", ["\n\na = 1 == 2 = 3"] = "3:7: ", ["x = '= =' = 4"] = "1:11: ", ["endless = 1 end"] = "1:13: ",
+      ['a = "b" --[[ = ]] = 3'] = "1:19: ", ["f(a, b,, c)"] = "1:8: ", ["return 1 return"] = "1:10: ",
+      ["x = '{{a.=}}' = 4"] = "", ["x = '{{a}}' = 4 = 5"] = "1:13: ",
+    } do
+      local _, message = render.compile(text, { as = "lua", file = "m.lua" })
+      assert.matches("m.lua:" .. place, message, 1, true)
+    end
     refused("if true then", "expected")
     refused('x = "abc\n"', "unfinished string")
     refused("x = [[abc", "unfinished long string")

@@ -100,20 +100,31 @@ function M.check(dir, options)
   return outcome_of(check.run(dir, options))
 end
 
+--- Reads the values that were given to count instead of the samples.
+-- @tparam ?string path
+-- @treturn[1] ?table values; nil when no path was given
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.given(path)
+  if not path then
+    return nil
+  end
+  local text, message, code = folder.read(path, 1 << 28)
+  if not text then
+    return nil, message, code
+  end
+  return vars.read(text, path)
+end
+
 function M.run(args)
   local dir, config, code = folder.find(args.template)
   if not dir then
     return nil, config, code
   end
-  local given
-  if args.vars then
-    local text, message, why = folder.read(args.vars, 1 << 28)
-    if text then
-      given, message, why = vars.read(text, args.vars)
-    end
-    if not given then
-      return nil, message, why
-    end
+  local given, message, why = M.given(args.vars)
+  if message then
+    return nil, message, why
   end
   local result = M.check(dir, { vars = given, config = config, jail = not args.no_jail,
     thorough = args.thorough })

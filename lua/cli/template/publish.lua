@@ -12,6 +12,7 @@ local M = {
 
 function M.options(parser)
   parser:argument("template", "A folder NAME.at, or the name of one in the templates folder.")
+  parser:option("--vars", "A JSON object with values for the check, instead of the samples."):argname "VARS.json"
   parser:flag("--force", "Publish a template that the check refuses, as long as it can be read.")
 end
 
@@ -73,12 +74,16 @@ function M.run(args)
   if not dir then
     return nil, config, why
   end
+  local given, fault, kind = check.given(args.vars)
+  if fault then
+    return nil, fault, kind
+  end
   return session.with(function(s)
     local plans, message, code = plans_of(s)
     if not plans then
       return nil, message, code
     end
-    local checked = check.check(dir, { config = s.config, plans = plans[1] and plans or nil })
+    local checked = check.check(dir, { config = s.config, plans = plans[1] and plans or nil, vars = given })
     local report = checked.report
     if not checked.ok and not (args.force and report.loaded) then
       if not args.json then
