@@ -26,8 +26,10 @@ end
 function done(summary, latency)
   local errors = summary.errors
   local seconds = summary.duration / 1e6
-  io.write(("\n{\"rate\": %.3f, \"p50\": %.4f, \"p99\": %.4f, \"errors\": %d, \"bytes\": %.1f, \"requests\": %d}\n"):format(
-    summary.requests / seconds, latency:percentile(50) / 1000, latency:percentile(99) / 1000,
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout, summary.bytes / seconds,
-    summary.requests))
+  local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+  io.write(('\n{"rate": %.3f, "p50": %.4f, "p99": %.4f, "errors": %d, "bytes": %.1f, "requests": %d, '):format(
+    summary.requests / seconds, latency:percentile(50) / 1000, latency:percentile(99) / 1000, failed,
+    summary.bytes / seconds, summary.requests))
+  io.write(('"kinds": "connect %d, read %d, write %d, status %d, timeout %d"}\n'):format(errors.connect, errors.read,
+    errors.write, errors.status, errors.timeout))
 end
