@@ -97,19 +97,19 @@ local function signal_all(pids, number)
   end
 end
 
--- Tries again while there is somebody to wait for; who does not go in time is killed.
+-- Tries again while there is somebody to wait for; who does not go in time is killed. Looks for them first: one that is
+-- gone by the time the socket is taken may have held it until then.
 local function listen_after_them(run, options)
   local deadline = clock.now() + DRAINING
-  local server, message, code
-  repeat
-    server, message, code = httpd.listen(options)
-    local others = code == "EADDRINUSE" and leftovers(run) or {}
-    if others[1] then
-      signal_all(others, clock.now() < deadline and signal.SIGCONT or signal.SIGKILL)
-      time.nanosleep { tv_sec = 0, tv_nsec = 20 * 1000 * 1000 }
+  while true do
+    local others = leftovers(run)
+    local server, message, code = httpd.listen(options)
+    if code ~= "EADDRINUSE" or not others[1] then
+      return server, message, code
     end
-  until not others[1]
-  return server, message, code
+    signal_all(others, clock.now() < deadline and signal.SIGCONT or signal.SIGKILL)
+    time.nanosleep { tv_sec = 0, tv_nsec = 20 * 1000 * 1000 }
+  end
 end
 
 -- ==== a launch ====

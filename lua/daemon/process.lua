@@ -56,7 +56,9 @@ function Process.load_config()
 end
 
 --- Says that the work has begun.
-function Process:ready()
+-- @tparam[opt] number extra as of `alive`
+function Process:ready(extra)
+  self:alive(extra)
   self.control:send "ready"
 end
 

@@ -118,8 +118,7 @@ function M.main(process)
   end
   local stop = {}
   on_signals(process, config, stop)
-  process:alive(config.database_timeout)
-  process:ready()
+  process:ready(config.database_timeout)
   serve(process, config, store, ring, stop)
   store:close()
   return 0

@@ -6,6 +6,7 @@ local dirent = require "posix.dirent"
 local host = require "atelier.host"
 local http = require "atelier.http"
 local json = require "atelier.json"
+local migrate = require "migrate"
 local signal = require "posix.signal"
 local time = require "posix.time"
 local worlds = require "spec.workflow.support.world"
@@ -39,6 +40,7 @@ function M.new(options)
   local self = setmetatable({ world = world, dir = world.dir, root = world.dir .. "/tree", masters = 0 }, Service)
   assert(os.execute(("mkdir -p %s/build && cp -R lua sql %s && cp %s %s/build/atelier"):format(self.root, self.root,
     quote(host.exe), self.root)))
+  assert(migrate.run { conn = world.conn, dir = self.root .. "/sql" }) -- while somebody works on these, too
   world.env.ATELIER_LOG = "info"
   for name, value in pairs(options.env or {}) do world.env[name] = value end
   return self
