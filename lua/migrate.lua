@@ -137,13 +137,13 @@ local function create_table(conn, options)
   end)
 end
 
-local WOULD_BE = { applied = "unchanged", pending = "applied", changed = "updated", newer = "updated" }
+local WOULD = { applied = "unchanged", pending = "would_apply", changed = "would_update", newer = "would_update" }
 
 local function dry_run(files, records)
   local list = {}
   for i, file in ipairs(files) do
     local state = records_of.state(file, records)
-    list[i] = { name = file.name, state = WOULD_BE[state] or state }
+    list[i] = { name = file.name, state = WOULD[state] or state }
   end
   return list
 end
@@ -173,7 +173,8 @@ end
 --   `on_event`: a function called with `{name, state, message}` as it goes ("waiting", "running", then as below);
 --   `lock_wait`: seconds to wait for another migrating process (60); `force`: put this program's older files
 --   over newer ones
--- @treturn[1] table list of `{name, state}`: "applied", "updated" (it had changed), "unchanged", "not needed"
+-- @treturn[1] table list of `{name, state}`: "applied", "updated" (it had changed), "unchanged", "not needed"; with
+--   `dry_run` "would_apply" and "would_update" instead of the first two
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string "newer", "locked", "migration" (a bad file), or a code of atelier.pg

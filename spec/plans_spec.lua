@@ -1,3 +1,4 @@
+local database = require "spec.sql.database"
 local plans = require "plans"
 
 local STRUCTURE = {
@@ -49,5 +50,19 @@ describe("plan rules", function()
       "plan a: tool shoes: unknown to the template and to the rules",
       "x.lua: tool hats: no plan and no rule knows it",
     }, plans.problems(structure, { a = { "target", "shoes" }, b = { "timeline" } }))
+  end)
+end)
+
+describe("the plans of the first day", function()
+  it("are those that a new database has", function()
+    local s = database.session(database.fresh())
+    local seeded = {}
+    for i, row in ipairs(s:query "select name, tools from plans order by price_jpy, name") do
+      local tools = {}
+      for k, tool in ipairs(row.tools) do tools[k] = tool end
+      seeded[i] = { name = row.name, tools = tools }
+    end
+    s:close()
+    assert.same(plans.defaults, seeded)
   end)
 end)

@@ -22,16 +22,17 @@ function M.run(args)
       return status and { migrations = status }, message, code
     end
     local applied, message, code = migrate.run { conn = s.conn, dir = dir, dry_run = args.dry_run }
-    return applied and { migrations = applied, dry_run = args.dry_run }, message, code
+    local said = args.dry_run and "nothing was changed" or nil
+    return applied and { migrations = applied, dry_run = args.dry_run, message = said }, message, code
   end)
 end
 
 function M.show(result)
   local rows = {}
   for _, migration in ipairs(result.migrations) do
-    rows[#rows + 1] = { migration.name, migration.state }
+    rows[#rows + 1] = { migration.name, (migration.state:gsub("_", " ")) }
   end
-  term.columns({ "migration", result.dry_run and "would be" or "state" }, rows)
+  term.columns({ "migration", "state" }, rows)
 end
 
 return M

@@ -48,7 +48,16 @@ describe("atelier", function()
   end)
 
   it("migrates, and does nothing the second time", function()
-    local code, answer = ask { "migrate" }
+    local code, answer = ask { "migrate", "--dry-run" }
+    assert.equal(0, code)
+    assert.is_true(answer.dry_run)
+    assert.equal("nothing was changed", answer.message)
+    for _, migration in ipairs(answer.migrations) do
+      assert.equal("would_apply", migration.state, migration.name)
+    end
+    local _, text = run { "migrate", "--dry-run" }
+    assert.matches("10_ate_file_system.sql +would apply", text)
+    code, answer = ask { "migrate" }
     assert.equal(0, code)
     assert.is_true(#answer.migrations >= 3)
     code, answer = ask { "migrate", "--status" }
