@@ -1,0 +1,185 @@
+-- The commands around the service: what they refuse, what they tell, what the service manager hears.
+local httpd = require "atelier.httpd"
+local json = require "atelier.json"
+local program = require "spec.support.program"
+local services = require "spec.daemon.support.service"
+local signal = require "posix.signal"
+local socket = require "posix.sys.socket"
+local unistd = require "posix.unistd"
+
+describe("serve", function()
+  local service
+
+  after_each(function()
+    service:close()
+    service = nil
+  end)
+
+  -- Runs it to its end: exit code and the one object that it prints.
+  local function refused(...)
+    local process = service:launch(...)
+    local code = process.wait()
+    return code, json.decode(process.output()) or {}, process.errors()
+  end
+
+  it("refuses a port that is taken, and names it", function()
+    service = services.new()
+    local server = assert(httpd.listen {})
+    service:configure { listen_port = server:port() }
+    local code, answer = refused("serve", "--json")
+    assert.equal(1, code)
+    assert.equal("EADDRINUSE", answer.code)
+    assert.matches("port " .. server:port() .. " of 127%.0%.0%.1 is taken", answer.message)
+    server:close()
+  end)
+
+  it("refuses an address that is none", function()
+    service = services.new()
+    service:configure { listen_host = "nowhere.example" }
+    local code, answer = refused("serve", "--json")
+    assert.equal(1, code)
+    assert.equal("address", answer.code)
+    assert.matches("nowhere%.example", answer.message)
+  end)
+
+  it("refuses to begin without a database, and tells of `up`", function()
+    service = services.new()
+    service.world.env.DATABASE_URL = ""
+    local code, answer = refused("serve", "--json")
+    assert.equal(1, code)
+    assert.equal("no_database", answer.code)
+    assert.matches("set DATABASE_URL.*atelier up", answer.message)
+  end)
+
+  it("refuses a schema that is not this program's, and tells of `migrate`", function()
+    service = services.new()
+    service:write("sql/99_more.sql", "select 1;\n")
+    local code, answer = refused("serve", "--json")
+    assert.equal(1, code)
+    assert.equal("schema", answer.code)
+    assert.matches("99_more%.sql.*atelier migrate", answer.message)
+  end)
+
+  it("refuses a broken configuration, and a script that is broken from the start", function()
+    service = services.new()
+    service:write("lua/plans.lua", "return return\n")
+    local code, _, errors = refused "serve"
+    assert.equal(1, code)
+    assert.matches("service not started.*lua/plans%.lua:1:", errors)
+    service:write("../atelier.conf.lua", "return {\n worker_bach = 1 }\n")
+    local answer
+    code, answer = refused("serve", "--json")
+    assert.equal(1, code)
+    assert.matches("worker_bach", answer.message)
+  end)
+
+  it("refuses to run twice over one state folder, as does `up`", function()
+    service = services.new()
+    service:start()
+    for _, command in ipairs { "serve", "up" } do
+      local code, answer = refused(command, "--json")
+      assert.equal(1, code)
+      assert.equal("running", answer.code)
+      assert.matches("process " .. service.master.pid, answer.message)
+    end
+    service:stop()
+  end)
+
+  it("starts without its database, says so, and serves once it is there", function()
+    service = services.new()
+    local url = service.world.env.DATABASE_URL
+    local host = url:match "host=(%S+)"
+    service.world.env.DATABASE_URL = url:gsub("host=%S+", "host=" .. service.dir .. "/socket")
+    service:start()
+    assert.matches("the service starts and waits for it", service:log())
+    assert.equal(503, service:get("/readyz").status)
+    assert.equal(200, service:get("/healthz").status)
+    local code, text = program.run({ "status", "--json" }, service.world.env)
+    assert.equal(1, code)
+    assert.is_false(json.decode(text).ready)
+    assert.is_true(json.decode(text).running)
+    assert(unistd.link(host, service.dir .. "/socket", true))
+    service:await("it is ready", function() return service:get("/readyz").status == 200 end)
+    service.world:customers(2)
+    service.world:await "not exists (select from file_generation_queue where status in ('queued', 'processing'))"
+    service:stop()
+  end)
+
+  it("writes its process id where it is told to, and takes it away", function()
+    service = services.new()
+    local path = service.dir .. "/a.pid"
+    service:start("serve", "--pid-file", path)
+    assert.equal(service.master.pid .. "\n", services.slurp(path))
+    service:stop()
+    assert.equal("", services.slurp(path))
+  end)
+
+  it("tells the service manager what it does", function()
+    service = services.new()
+    local path = service.dir .. "/notify"
+    local fd = assert(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, 0))
+    assert(socket.bind(fd, { family = socket.AF_UNIX, path = path }))
+    service.world.env.NOTIFY_SOCKET, service.world.env.WATCHDOG_USEC = path, "1000000"
+    local function hear(wanted)
+      local text
+      repeat text = assert(socket.recv(fd, 4096)) until not text:find "^WATCHDOG" or wanted == "WATCHDOG=1"
+      assert.equal(wanted, text:match "^[^\n]*")
+      return text
+    end
+    service:start()
+    hear "READY=1"
+    hear "WATCHDOG=1"
+    service:reload()
+    assert.matches("\nMONOTONIC_USEC=%d+$", hear "RELOADING=1")
+    hear "READY=1"
+    service:stop()
+    hear "STOPPING=1"
+    unistd.close(fd)
+  end)
+end)
+
+describe("status", function()
+  local service
+
+  after_each(function()
+    service:close()
+    service = nil
+  end)
+
+  local function status(...)
+    local code, text = program.run({ "status", ... }, service.world.env)
+    return code, text
+  end
+
+  it("tells of a service that runs, and of one that does not any more", function()
+    service = services.new()
+    local code, text = status()
+    assert.equal(1, code)
+    assert.matches("not running", text)
+    service:start()
+    service.world:customer "PHONE-1"
+    service.world:await "not exists (select from file_generation_queue where status in ('queued', 'processing'))"
+    service:await("it is ready", function() return service:get("/readyz").status == 200 end)
+    code, text = status "--json"
+    local answer = json.decode(text)
+    assert.equal(0, code)
+    assert.is_true(answer.ready)
+    assert.equal(1, answer.generation)
+    assert.equal(service.master.pid, answer.pid)
+    assert.equal(4, #answer.processes)
+    assert.equal(0, answer.queue.queued.jobs)
+    service:write("lua/plans.lua", "return return\n")
+    service:reload()
+    code, text = status()
+    assert.equal(0, code)
+    assert.matches("refused: lua/plans%.lua:1:", text)
+    assert.matches("keeper +%d+ +ready", text)
+    service.master.kill(signal.SIGKILL)
+    service.master.wait()
+    code, text = status "--json"
+    assert.equal(1, code)
+    answer = json.decode(text)
+    assert.is_false(answer.running)
+    assert.equal("not_running", answer.code)
+  end)
+end)
