@@ -92,7 +92,7 @@ language sql stable return
 
 -- The ordinary case of what is decided below: a plan by its own name (starter where none is named), and no more devices
 -- than it allows, so that no rank need be known. Where `certain` is not true, only ate_entitlement knows. A body as text
--- binds nothing to the vendor's columns; it is called from here alone, under a search_path that is pinned.
+-- binds nothing to the vendor's columns; it is called only from functions that pin the search_path.
 create or replace function public.ate_quick(id uuid, moment timestamptz)
 returns table (device_id uuid, user_id uuid, device_hash text, plan_id uuid, plan_name text, plan_tools jsonb,
                expires_at timestamptz, reason text, certain boolean)
@@ -101,8 +101,8 @@ language sql stable as $$
     case when d.status::text = 'trial' then d.trial_ends_at else l.expires_at end,
     public.ate_judge(d.device_hash::text, d.status::text, d.trial_ends_at, s.id is not null, s.status::text,
       l.id is not null, l.is_valid, l.expires_at, ate_quick.moment),
-    p.max_devices >= greatest(1, (
-      select count(*) from (select from public.devices o where o.user_id = d.user_id limit p.max_devices + 1) o))
+    p.max_devices > 0
+      and not exists (select from public.devices o where o.user_id = d.user_id offset p.max_devices)
   from public.devices d
     left join public.subscriptions s on s.device_id = d.id
     left join public.licenses l on l.device_id = d.id

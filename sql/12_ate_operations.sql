@@ -179,22 +179,28 @@ begin
   return coalesce(cardinality(ids), 0);
 end $$;
 
--- The place in the line, from 1; NULL when it is not waiting, or not the caller's. Counted up to 10,000.
+-- The place in the line of a job with that sort key, counted up to 1,000: whoever asks often must not count far.
+create or replace function public.ate_place(sort_key timestamptz) returns integer
+language plpgsql stable security definer
+set search_path = '' set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+  return 1 + (select count(*) from (
+    select from public.file_generation_queue q where q.status = 'queued' and q.sort_key < ate_place.sort_key
+    limit 999) ahead);
+end $$;
+
+-- The place in the line, from 1; NULL when it is not waiting, or not the caller's.
 create or replace function public.ate_queue_position(queue_id uuid) returns integer
 language plpgsql stable security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   caller constant text := public.ate_caller();
-  place timestamptz;
 begin
-  select q.sort_key into place from public.file_generation_queue q join public.devices d on d.id = q.device_id
-  where q.id = ate_queue_position.queue_id and q.status = 'queued'
-    and (caller = 'service' or caller = 'user' and d.user_id = auth.uid());
-  if not found then
-    return null;
-  end if;
-  return 1 + (select count(*) from (
-    select from public.file_generation_queue q where q.status = 'queued' and q.sort_key < place limit 9999) ahead);
+  return (
+    select public.ate_place(q.sort_key) from public.file_generation_queue q join public.devices d on d.id = q.device_id
+    where q.id = ate_queue_position.queue_id and q.status = 'queued'
+      and (caller = 'service' or caller = 'user' and d.user_id = auth.uid()));
 end $$;
 
 -- Rotation: every file under that master key whose device is entitled is built anew.
@@ -311,12 +317,14 @@ begin
     select p.oid::regprocedure as signature, p.proname as name from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'publish_ate_template', 'cancel_ate_generation', 'retry_ate_generation', 'report_ate_generations',
-      'ate_queue_position', 'requeue_ate_files', 'expire_ate_files', 'trim_ate_queue', 'trim_ate_history',
+      'ate_place', 'ate_queue_position', 'requeue_ate_files', 'expire_ate_files', 'trim_ate_queue', 'trim_ate_history',
         'list_ate_purge',
       'mark_ate_purged')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
-    execute format('grant execute on function %s to service_role', f.signature);
+    if f.name <> 'ate_place' then
+      execute format('grant execute on function %s to service_role', f.signature);
+    end if;
   end loop;
   grant execute on function public.ate_queue_position(uuid) to authenticated;
 end $$;

@@ -39,16 +39,6 @@ end $$;
 
 -- For users ---------------------------------------------------------------------------------------------------------
 
--- The place in the line of a job with that sort key, counted up to 1,000: whoever asks often must not count far.
-create or replace function public.ate_place(sort_key timestamptz) returns integer
-language plpgsql stable security definer set search_path = '' as $$
-#variable_conflict use_column
-begin
-  return 1 + (select count(*) from (
-    select from public.file_generation_queue q where q.status = 'queued' and q.sort_key < ate_place.sort_key
-    limit 999) ahead);
-end $$;
-
 -- The caller's user id; NULL for the service, which may see all. Anybody else is refused: no row is as good.
 create or replace function public.ate_person() returns uuid
 language plpgsql stable security definer set search_path = '' as $$
@@ -61,8 +51,7 @@ begin
   return coalesce(case when caller = 'user' then auth.uid() end, '00000000-0000-0000-0000-000000000000');
 end $$;
 
--- Asked more often than all else together. So the ordinary case, a plan by its name and no more devices than it
--- allows, is decided in one statement; any other goes to ate_entitlement, which decides the same.
+-- Asked more often than all else together: one statement for the ordinary case, and ate_entitlement for any other.
 create or replace function public.ate_status(device_hash text, template text default 'smartgram')
 returns table (device_id uuid, template_id uuid, is_ready boolean, reason text, ate_file_id uuid, filename text,
                file_size bigint, checksum text, download_count integer, expires_at timestamptz, queue_id uuid,
@@ -77,23 +66,17 @@ declare
     then coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000') else public.ate_person() end;
   fault text;
   place timestamptz;
-  ordinary boolean;
+  certain boolean;
 begin
   select d.id, t.id, f.id, f.filename, f.file_size_bytes, f.checksum, coalesce(f.download_count, 0), f.expires_at,
-    public.ate_judge(d.device_hash::text, d.status::text, d.trial_ends_at, s.id is not null, s.status::text,
-      l.id is not null, l.is_valid, l.expires_at, moment),
-    case when f.id is null then 'no_file' else public.ate_file_fault(f.generation_status::text, f.is_active,
-      f.expires_at, f.tools, p.tools, moment) end,
-    p.max_devices >= greatest(1, (
-      select count(*) from (select from public.devices o where o.user_id = d.user_id limit p.max_devices + 1) o)),
+    e.reason, e.certain, case when f.id is null then 'no_file' else public.ate_file_fault(f.generation_status::text,
+      f.is_active, f.expires_at, f.tools, e.plan_tools, moment) end,
     q.id, case q.status when 'cancelled' then 'failed' else q.status end, q.stage, q.attempt, q.error_code,
     q.error_message, q.created_at, q.updated_at, case when q.status = 'queued' then q.sort_key end
-  into device_id, template_id, ate_file_id, filename, file_size, checksum, download_count, expires_at, reason, fault,
-    ordinary, queue_id, state, stage, attempt, error_code, error_message, queued_at, updated_at, place
+  into device_id, template_id, ate_file_id, filename, file_size, checksum, download_count, expires_at, reason, certain,
+    fault, queue_id, state, stage, attempt, error_code, error_message, queued_at, updated_at, place
   from public.devices d
-    left join public.subscriptions s on s.device_id = d.id
-    left join public.licenses l on l.device_id = d.id
-    left join public.plans p on p.name = s.plan_id
+    cross join lateral public.ate_quick(d.id, moment) e
     left join public.ate_templates t on t.name = ate_status.template
     left join public.ate_files f on f.device_id = d.id and f.template_id = t.id
     left join lateral (
@@ -103,7 +86,7 @@ begin
   if not found then
     return;
   end if;
-  if ordinary is not true and reason is null then
+  if certain is not true then
     select e.reason, case when ate_file_id is null then 'no_file' else (
         select public.ate_file_fault(f.generation_status::text, f.is_active, f.expires_at, f.tools, e.plan_tools,
           moment)
@@ -234,7 +217,7 @@ end $$;
 
 create or replace function public.ate_queue_summary()
 returns table (state text, priority integer, jobs bigint, ready bigint, oldest_seconds double precision)
-language plpgsql security definer rows 20 set search_path = '' as $$
+language plpgsql security definer rows 20 set search_path = '' set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
 declare
   moment constant timestamptz := clock_timestamp();
@@ -357,7 +340,8 @@ returns table (at timestamptz, queue_id uuid, device_id uuid, device_hash text, 
                worker_id text, lease_until timestamptz, run_after timestamptz, verdict text, error_code text,
                error_message text, queued_at timestamptz, claimed_at timestamptz, finished_at timestamptz,
                updated_at timestamptz)
-language plpgsql stable security definer rows 50 set search_path = '' set enable_seqscan = off set jit = off as $$
+language plpgsql stable security definer rows 50
+set search_path = '' set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off as $$
 #variable_conflict use_column
 declare
   wanted constant text := ate_job_list.only_state;
@@ -440,14 +424,14 @@ begin
   for f in
     select p.oid::regprocedure as signature, p.proname as name from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'ate_place', 'ate_person', 'ate_status', 'ate_download', 'request_ate_generation', 'ate_jobs_of',
+      'ate_person', 'ate_status', 'ate_download', 'request_ate_generation', 'ate_jobs_of',
       'ate_present_jobs', 'ate_job_owners', 'ate_queue_summary', 'ate_measure', 'ate_series', 'ate_worker_list',
       'ate_job_list', 'trim_ate_downloads')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
     if f.name in ('ate_status', 'ate_download', 'request_ate_generation', 'ate_jobs_of', 'ate_present_jobs') then
       execute format('grant execute on function %s to authenticated, service_role', f.signature);
-    elsif f.name not in ('ate_place', 'ate_person', 'ate_measure') then
+    elsif f.name not in ('ate_person', 'ate_measure') then
       execute format('grant execute on function %s to service_role', f.signature);
     end if;
   end loop;

@@ -7,7 +7,8 @@ local support = require "spec.support.postgres"
 
 local M = {}
 
-M.MIGRATIONS = { "00_platform", "10_ate_file_system", "11_ate_helper_functions", "12_ate_operations", "13_ate_api" }
+M.MIGRATIONS = { "00_platform", "10_ate_file_system", "11_ate_helper_functions", "12_ate_operations", "13_ate_api",
+  "14_ate_keeper" }
 M.SHA = ("a"):rep(64)
 
 local function slurp(path)

@@ -102,6 +102,58 @@ describe("the migrations", function()
     assert.equal(2, s:value "count(*) from subscriptions where status = 'suspended' and plan_id in ('basic', 'garbage')")
   end)
 
+  -- As it was before 13_ate_api.sql: what later files changed is put back, with rows in every table.
+  it("bring a database of the first version, with rows in it, to where a new one is", function()
+    local conninfo = support.database "older"
+    database.migrate(conninfo)
+    local new = dump(conninfo)
+    local s = session(conninfo)
+    support.run(conninfo, [[
+      drop function ate_status, ate_download, request_ate_generation, ate_jobs_of, ate_present_jobs, ate_job_owners,
+        ate_queue_summary, ate_measure, ate_series, ate_worker_list, ate_job_list, trim_ate_downloads, ate_person,
+        ate_judge, ate_quick, ate_ranked, ate_file_fault, ate_enqueue_jobs, ate_request, ate_place;
+      drop table ate_queue_minutes;
+      drop trigger ate_forget_versions on devices;
+      drop function ate_forget_versions;
+      drop index download_history_created, file_generation_queue_failed;
+      alter table ate_file_versions add constraint ate_file_versions_device_id_fkey foreign key (device_id)
+        references devices (id) on delete cascade;
+      alter table file_generation_queue alter column created_at set default now();
+      insert into auth.users (id) values ('00000000-0000-0000-0000-000000000001');
+      insert into ate_templates (name, version, template_path) values ('smartgram', '1', 'p');
+      insert into devices (user_id, device_hash) select '00000000-0000-0000-0000-000000000001', 'OLD-' || n
+        from generate_series(1, 4) n;
+      insert into file_generation_queue (device_id, template_id, status, lease_until, attempt, worker_id, finished_at,
+          device_hash, plan_tools, container, generation)
+        select d.id, t.id, x.status, x.lease, 1, 'w', x.done, x.hash, '[]', 'ate1', 2 from ate_templates t, devices d, (values
+          ('OLD-1', 'queued', null, null), ('OLD-2', 'processing', now() + interval '1 hour', null),
+          ('OLD-3', 'completed', null, now()), ('OLD-4', 'failed', null, now())) x (hash, status, lease, done)
+        where d.device_hash = x.hash;
+      insert into ate_files (device_id, template_id, filename, file_path, file_size_bytes, checksum, encryption_key_hash)
+        select d.id, t.id, 'f', 'generated/old', 1, repeat('a', 64), repeat('a', 64) from devices d, ate_templates t;
+      insert into ate_file_versions (ate_file_id, device_id, template_id, artifact_id, generation, container, filename,
+          file_path, file_size_bytes, checksum, encryption_key_hash, created_at)
+        select id, device_id, template_id, artifact_id, 1, container, filename, 'generated/older', 1, checksum, checksum, now()
+        from ate_files]])
+    local function rows()
+      return s:value [[jsonb_build_array((select jsonb_agg(to_jsonb(q) order by q.id) from file_generation_queue q),
+        (select jsonb_agg(to_jsonb(f) order by f.id) from ate_files f),
+        (select jsonb_agg(to_jsonb(v) order by v.id) from ate_file_versions v))::text]]
+    end
+    local before = rows()
+    database.migrate(conninfo)
+    assert.equal(new, dump(conninfo))
+    assert.equal(before, rows())
+    assert.equal("completed", s:value "state from ate_status('OLD-3')")
+    -- The job that the older version's worker claimed is completed by the new functions.
+    assert.is_string(s:value [[complete_ate_generation((select id from file_generation_queue where status = 'processing'),
+      'generated/new', 1, repeat('a', 64), repeat('a', 64), 1)]])
+    -- A device takes its former files along, reference or not.
+    assert.equal(5, s:value "count(*) from ate_file_versions")
+    s:query "delete from devices where device_hash in ('OLD-1', 'OLD-2')"
+    assert.equal(2, s:value "count(*) from ate_file_versions")
+  end)
+
   it("translate a former plan id that is written, and refuse an unknown one", function()
     local _, owner = project()
     database.migrate(owner)

@@ -268,7 +268,7 @@ describe("the queue", function()
       order[priority] = s:value("queue_ate_generation($1, 'smartgram', $2)", { "P" .. n, priority })
     end
     assert.same({ 3, 1 }, { s:value("ate_queue_position($1)", { order[10] }), s:value("ate_queue_position($1)", { order[1] }) })
-    s:query("update file_generation_queue set run_after = run_after - interval '5 minutes' where id = $1", { order[10] })
+    s:query("update file_generation_queue set run_after = run_after - interval '10 minutes' where id = $1", { order[10] })
     local got = claim()
     assert.same({ order[10], order[1], order[5] }, { got[1].queue_id, got[2].queue_id, got[3].queue_id })
   end)
