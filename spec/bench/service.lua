@@ -201,8 +201,8 @@ function M.load(options)
     lines[i] = request[1] .. " " .. (request[2] or "-")
   end
   write(path, table.concat(lines, "\n") .. "\n")
-  local text = lab.shell(("wrk -t1 -c%d -d%gs --timeout 30s -s '%s/spec/bench/wrk.lua' http://127.0.0.1:%d -- '%s' %g")
-    :format(options.connections, options.seconds, lab.root, options.port, path, options.delay or 0))
+  local text = lab.shell(("wrk -t1 -c%d -d%ds --timeout 30s -s '%s/spec/bench/wrk.lua' http://127.0.0.1:%d -- '%s' %g")
+    :format(options.connections, math.ceil(options.seconds), lab.root, options.port, path, options.delay or 0))
   local found = text:match "\n({.*})"
   return assert(json.decode(found or error(text)))
 end
