@@ -86,10 +86,9 @@ local function oldest_resting(self)
   return oldest
 end
 
--- Room for one more: of those that rest, the ones that were used longest ago go. Where all run, there are too many for
--- a while.
-local function make_room(self)
-  while #self.children >= self.most do
+-- Of those that rest, the ones that were used longest ago go. Where all run, there are too many for a while.
+local function shrink(self, most)
+  while #self.children > most do
     local entry = oldest_resting(self)
     if not entry then
       return
@@ -122,7 +121,7 @@ local function start(self, key, modules, runtime_name)
   elseif verdict.verdict ~= "ok" then
     return nil, verdict
   end
-  make_room(self)
+  shrink(self, self.most - 1)
   local entry = { key = key, child = child, runs = 0, used = 0 }
   table.insert(self.children, entry)
   return entry
@@ -198,6 +197,7 @@ function Pool:finish(run)
   if self.fresh or not verdict or verdict.verdict ~= "ok" then
     drop(self, run.entry)
   end
+  shrink(self, self.most)
   return verdict, message, code
 end
 

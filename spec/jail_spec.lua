@@ -83,7 +83,7 @@ describe("a pool", function()
   end)
 
   it("never ends a child that runs to make room", function()
-    local pool <close> = jail.pool { jail_children = 1 }
+    local pool <close> = new_pool { jail_children = 1 }
     local runs = {}
     for i = 1, 3 do
       runs[i] = pool:begin("k" .. i, KIT, { source = ("print(%d)"):format(i) })
@@ -91,6 +91,7 @@ describe("a pool", function()
     assert.equal(3, #pool.children)
     for i = 1, 3 do
       assert.equal(i .. "\n", pool:finish(runs[i]).output)
+      assert.equal(math.max(1, 3 - i), #pool.children) -- and what is too many goes as soon as it rests
     end
     pool:check("k4", KIT, { source = "" })
     assert.equal(1, #pool.children)
