@@ -38,19 +38,6 @@ local function fault(pos, message, length, hint)
   return { pos = pos, message = message, length = length, hint = hint }
 end
 
-local IN_ESCAPE = "write \\\\ for a backslash of the text, or keep the escape sequence apart from the placeholder"
-
-local function bad_escape(text, pos, stop)
-  local reach = text:match("^\\u?%w*()", pos)
-  for at = pos + 1, math.min(reach, stop) do
-    local name = lpeg.match(mark.place, text, at)
-    if name then
-      return fault(at, ("{{%s}} would be part of an escape sequence"):format(name), #name + 4, IN_ESCAPE)
-    end
-  end
-  return fault(pos, "invalid escape sequence", 2, "JSON knows no such escape; write \\\\ for a backslash")
-end
-
 -- Of two backslashes the first escapes the second: "\\\\ud83d" are plain characters.
 local function ends_in_high_surrogate(text)
   local backslashes = text:match("(\\+)u[dD][89abAB]%x%x$")
@@ -63,11 +50,11 @@ local function split_string(text, from, to)
   for _, piece in ipairs(lpeg.match(pieces, text, from + 1)) do
     local pos, kind, what = piece[1], piece[2], piece[3]
     if pos >= to then break end
-    if kind == "bad" then return nil, bad_escape(text, pos, to) end
+    if kind == "bad" then return nil, mark.broken_escape(text, pos, to, "^\\u?%w*()", "JSON") end
     if kind == "place" then
       local before = out[#out]
       if type(before) == "string" and ends_in_high_surrogate(before) then
-        return nil, fault(pos, ("{{%s}} would split a surrogate pair"):format(what), #what + 4, IN_ESCAPE)
+        return nil, fault(pos, ("{{%s}} would split a surrogate pair"):format(what), #what + 4, mark.IN_ESCAPE)
       end
       out[#out + 1] = { name = what, pos = pos, length = #what + 4 }
     else

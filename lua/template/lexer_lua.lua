@@ -56,19 +56,8 @@ local function fault(pos, message, length, hint)
   return { pos = pos, message = message, length = length, hint = hint }
 end
 
-local IN_ESCAPE = "write \\\\ for a backslash of the text, or keep the escape sequence apart from the placeholder"
-
--- A broken escape sequence: the placeholder's fault if one begins within its reach ("\{{x}}", "\x4{{x}}", "\u{{{x}}}").
-local function bad_escape(text, pos, stop)
-  local reach = text:match("^\\u?{?%w*()", pos)
-  for at = pos + 1, math.min(reach, stop) do
-    local name = lpeg.match(mark.place, text, at)
-    if name then
-      return fault(at, ("{{%s}} would be part of an escape sequence"):format(name), #name + 4, IN_ESCAPE)
-    end
-  end
-  return fault(pos, "invalid escape sequence", 2, "Lua knows no such escape; write \\\\ for a backslash")
-end
+-- "\{{x}}", "\x4{{x}}", "\u{{{x}}}"
+local ESCAPE_REACH <const> = "^\\u?{?%w*()"
 
 -- The inside of a string in quotes as strings and `{name, pos, length, after_z}`; nil and a diagnosis.
 -- An escape sequence that would reach into the value is closed first: "\1{{x}}" becomes "\001{{x}}"; after "\z"
@@ -78,7 +67,7 @@ local function split_quoted(text, from, to)
   for _, piece in ipairs(lpeg.match(pieces[text:sub(from, from)], text, from + 1)) do
     local pos, kind, what = piece[1], piece[2], piece[3]
     if pos >= to then break end
-    if kind == "bad" then return nil, bad_escape(text, pos, to) end
+    if kind == "bad" then return nil, mark.broken_escape(text, pos, to, ESCAPE_REACH, "Lua") end
     if kind == "place" then
       if short then out[#out] = ("\\%03d"):format(tonumber(short:sub(2))) end
       out[#out + 1] = { name = what, pos = pos, length = #what + 4, after_z = skipping }
@@ -128,13 +117,10 @@ function scanner:region(kind, from, to, body_from, body_to, extra)
       return
     end
     region.pieces = split
-    local _, warnings = mark.split(self.text, body_from, body_to)
-    table.move(warnings, 1, #warnings, #self.warnings + 1, self.warnings)
-  else
-    local warnings
-    region.pieces, warnings = mark.split(self.text, body_from, body_to)
-    table.move(warnings, 1, #warnings, #self.warnings + 1, self.warnings)
   end
+  local split, warnings = mark.split(self.text, body_from, body_to)
+  region.pieces = region.pieces or split
+  table.move(warnings, 1, #warnings, #self.warnings + 1, self.warnings)
   for _, piece in ipairs(region.pieces) do
     region.marked = region.marked or type(piece) == "table"
   end

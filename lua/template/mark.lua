@@ -61,6 +61,28 @@ function M.split(text, from, to)
   return pieces, warnings
 end
 
+--- The diagnosis of an escape sequence that is none: the placeholder's fault if one begins within its reach.
+-- @tparam string text
+-- @tparam integer pos of the backslash
+-- @tparam integer stop the last byte that counts
+-- @tparam string reach pattern of what the sequence may take up, ending in `()`
+-- @tparam string language whose sequence it is not
+-- @treturn table diagnosis
+function M.broken_escape(text, pos, stop, reach, language)
+  for at = pos + 1, math.min(text:match(reach, pos), stop) do
+    local name = lpeg.match(M.place, text, at)
+    if name then
+      return { pos = at, length = #name + 4, message = ("{{%s}} would be part of an escape sequence"):format(name),
+        hint = M.IN_ESCAPE }
+    end
+  end
+  return { pos = pos, length = 2, message = "invalid escape sequence",
+    hint = language .. " knows no such escape; write \\\\ for a backslash" }
+end
+
+--- What to do about a placeholder that an escape sequence would swallow.
+M.IN_ESCAPE = "write \\\\ for a backslash of the text, or keep the escape sequence apart from the placeholder"
+
 --- The warning for a text that resembles a placeholder.
 -- @tparam string name
 -- @tparam integer pos
