@@ -60,7 +60,10 @@ test  luarocks              command luarocks          -
 test  lua-busted            command busted            busted
 test  lua-check             command luacheck          luacheck
 test  lua-ldoc              command ldoc              ldoc
-bench npm                   command npm               -
+test  npm                   command npm               -
+test  chromium              command chromium          -
+test  fonts-noto-cjk        font ja                   -
+test  fonts-noto-color-emoji  font und-zsye           -
 bench wrk                   command wrk               -
 LIST
 }
@@ -76,6 +79,9 @@ has_library() {
 }
 
 has_header() { has_command gcc && printf '#include <%s>\n' "$1" | gcc -E -x c - >/dev/null 2>&1; }
+
+# A font for a language; und-zsye are emoji.
+has_font() { has_command fc-list && fc-list ":lang=$1" | grep -q .; }
 
 has_module() { has_command lua5.4 && lua5.4 -e "require '$1'" >/dev/null 2>&1; }
 
@@ -225,9 +231,16 @@ install_with_luarocks() {
   done
 }
 
+# What the dashboard's specs drive the browser with; `missing` knows nothing of it.
+install_browser_packages() {
+  case $level in run) return 0 ;; esac
+  "$(dirname "$0")/../spec/browser/install.sh" || die "npm could not install what spec/browser/package.json names"
+}
+
 # ---- in order ----------------------------------------------------------------------------------------
 
 if [ -z "$(missing)" ]; then
+  install_browser_packages
   say "everything is here"
   exit 0
 fi
@@ -247,4 +260,5 @@ if [ -n "$left" ]; then
   fi
   die "this system has no apt-get; install by its own means what Debian calls: ${left% }"
 fi
+install_browser_packages
 say "everything is here, after $(($(date +%s) - started)) s"

@@ -4,7 +4,7 @@ import { h, s } from "/dashboard/assets/dom.js";
 import { number, t } from "/dashboard/assets/i18n.js";
 
 const HEIGHT = 200;
-const EDGE = { top: 12, right: 4, bottom: 26, left: 48 };
+const EDGE = { top: 12, right: 4, bottom: 26, left: 62 };
 
 // A round number above the largest value, and the steps to it.
 export function scale(largest, steps = 4) {
@@ -121,7 +121,7 @@ export function chart() {
     figure,
     update(next) {
       spec = next;
-      caption.replaceChildren(h("h3", {}, spec.title), h("p", { class: "small soft" }, `${spec.text}. ${spec.summary}`));
+      caption.replaceChildren(h("h3", {}, spec.title), h("p", { class: "small soft" }, spec.text), h("p", { class: "small" }, spec.summary));
       legend();
       more.replaceChildren(h("summary", { class: "small" }, t("ops_as_table")), more.open ? table(spec) : "");
       draw();

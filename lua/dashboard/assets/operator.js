@@ -4,7 +4,7 @@ import { announce, h, icon, place } from "/dashboard/assets/dom.js";
 import { errorText, notice } from "/dashboard/assets/errors.js";
 import { run } from "/dashboard/assets/frame.js";
 import { relative, t } from "/dashboard/assets/i18n.js";
-import { boardOf, chartsOf } from "/dashboard/assets/ops-figures.js";
+import { boardOf, chartsOf, waitingCard } from "/dashboard/assets/ops-figures.js";
 import { failureCard, jobCard } from "/dashboard/assets/ops-jobs.js";
 import { generationCard, templateCard, workerCard } from "/dashboard/assets/ops-service.js";
 
@@ -12,7 +12,7 @@ const EVERY = 3000;
 // Figures per minute need no more than that.
 const SERIES_EVERY = 15000;
 
-const PARTS = [["alert", "div", ""], ["head", "div", "bench-head"], ["board", "div", ""], ["throughput", "section", "card half"],
+const PARTS = [["alert", "div", ""], ["head", "div", "bench-head"], ["board", "div", ""], ["waiting", "section", "card"], ["throughput", "section", "card half"],
   ["latency", "section", "card half"], ["failures", "section", "card two-thirds"], ["generation", "section", "card third"],
   ["jobs", "section", "card"], ["workers", "section", "card half"], ["templates", "section", "card half"]];
 
@@ -20,7 +20,7 @@ function open(app, config, leave) {
   const stop = new AbortController();
   const parts = {};
   const data = { queue: null, series: null, failed: null, jobs: null, workers: null, state: null, templates: null };
-  const view = { state: "", paused: false, updated: null, fault: null, most: 25, busy: new Set() };
+  const view = { state: "", paused: false, updated: null, fault: null, most: 25, failures: 5, busy: new Set() };
   const drawn = {};
   let timer;
   let seriesAt = 0;
@@ -44,8 +44,10 @@ function open(app, config, leave) {
     part("alert", [view.fault?.code, view.fault?.requestId], () => view.fault && notice("bad", t("error_title"), errorText(view.fault), { id: view.fault.requestId }));
     drawHead();
     part("board", data.queue, () => boardOf(data.queue));
+    parts.waiting.hidden = !data.queue?.priorities?.length;
+    part("waiting", data.queue?.priorities, () => waitingCard(data.queue));
     charts.update(data.series, all);
-    part("failures", [data.failed, [...view.busy]], () => failureCard(data.failed, view, actions));
+    part("failures", [data.failed, view.failures, [...view.busy]], () => failureCard(data.failed, view, actions));
     part("generation", data.state, () => generationCard(data.state));
     part("jobs", [data.jobs, view.state, view.most, [...view.busy]], () => jobCard(data.jobs, view, actions));
     part("workers", data.workers, () => workerCard(data.workers));
@@ -65,6 +67,7 @@ function open(app, config, leave) {
   async function refresh() {
     clearTimeout(timer);
     try {
+      if (!view.updated) data.queue = await api.ops("queue"); // one refusal is enough
       const wantsSeries = Date.now() - seriesAt > SERIES_EVERY;
       const [queue, failed, jobs, workers, state, templates, series] = await Promise.all([
         api.ops("queue"), api.list("/api/ops/jobs", { state: "failed", most: 50, limit: 50 }),
@@ -115,6 +118,7 @@ function open(app, config, leave) {
     cancel: (id) => act([id], "cancel", t("ops_cancelled_said")),
     filter: (state) => { view.state = state; view.most = 25; data.jobs = null; draw(); refresh(); },
     more: () => { view.most += 50; refresh(); },
+    moreFailures: () => { view.failures += 20; draw(); },
     pause: () => { view.paused = !view.paused; drawHead(); if (view.paused) clearTimeout(timer); else refresh(); },
   };
 

@@ -14,10 +14,21 @@ export function boardOf(queue) {
     const jobs = now?.jobs ?? 0;
     const notes = !now ? "" : state === "completed" ? t("ops_last_hour") : jobs && now.oldest_seconds !== null && state !== "failed"
       ? t("ops_oldest", { age: duration(now.oldest_seconds) }) : "";
-    const waiting = state === "queued" && jobs > (now.ready ?? jobs) ? ` · ${t("ops_waiting", { count: jobs - now.ready })}` : "";
+    const waiting = state === "queued" && jobs > (now?.ready ?? jobs) ? ` · ${t("ops_waiting", { count: jobs - now.ready })}` : "";
     return h("div", { class: state === "failed" && jobs ? "bad" : "", "data-state": state },
       h("dt", {}, t(`ops_${state}`)), h("dd", {}, queue ? number(jobs) : "–", h("small", {}, notes, waiting)));
   }))];
+}
+
+// The queued ones by priority: how many, how long the oldest has waited. Nothing when nothing waits.
+export function waitingCard(queue) {
+  const rows = queue?.priorities ?? [];
+  const most = Math.max(1, ...rows.map((row) => row.jobs));
+  return [h("h2", { id: "waiting-title" }, t("ops_waiting_title")),
+    h("ul", { class: "ages" }, rows.map((row) => h("li", {},
+      h("span", {}, `${t("ops_priority")} ${number(row.priority)}`),
+      h("span", { class: "meter", "aria-hidden": "true" }, h("i", { css: { "--share": String(row.jobs / most) } })),
+      h("span", {}, h("b", {}, number(row.jobs)), row.oldest_seconds !== null && h("span", { class: "soft" }, ` · ${t("ops_oldest", { age: duration(row.oldest_seconds) })}`)))))];
 }
 
 const minute = (point) => time(point.at, { hour: "2-digit", minute: "2-digit" });

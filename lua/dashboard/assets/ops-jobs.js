@@ -41,7 +41,9 @@ export function failureCard(jobs, view, actions) {
     onclick: () => actions.redriveAll(jobs.map((job) => job.queue_id)) }, icon("again"), t("ops_redrive_all")));
   if (!jobs) return [head, bones(3)];
   if (!jobs.length) return [head, h("p", { class: "calm" }, icon("check"), t("ops_failures_none"))];
-  return [head, h("ul", { class: "failures" }, jobs.map((job) => failureItem(job, view, actions)))];
+  return [head, h("ul", { class: "failures" }, jobs.slice(0, view.failures).map((job) => failureItem(job, view, actions))),
+    jobs.length > view.failures && h("button", { type: "button", class: "quiet", "data-key": "more-failures", onclick: actions.moreFailures },
+      t("ops_more"))];
 }
 
 function row(job, view, actions) {

@@ -47,7 +47,7 @@ export function workerCard(answer) {
 }
 
 const list = (workers) => table("workers-title", [t("ops_worker"), t("ops_state"), t("ops_lease"), t("ops_seen")],
-  workers.slice(0, 20).map((one) => h("tr", {},
+  workers.slice(0, 8).map((one) => h("tr", {},
     h("td", {}, h("span", { title: one.worker_id }, one.host ?? one.worker_id), one.pid && h("small", { class: "soft" }, ` · ${one.pid}`)),
     h("td", {}, h("span", { class: `verdict ${one.alive ? "ok" : ""}` }, t(one.alive ? "ops_alive" : "ops_gone"))),
     h("td", { class: "nowrap" }, one.alive ? lease(one) : one.gone_reason ?? "–"),
@@ -58,7 +58,7 @@ export function templateCard(answer) {
   if (!answer) return [head, bones(2)];
   if (!answer.items.length) return [head, h("p", { class: "calm" }, icon("info"), t("ops_templates_none"))];
   return [head, table("templates-title", [t("ops_name"), t("version"), t("ops_state"), t("ops_published")],
-    answer.items.map((one) => h("tr", {}, h("td", {}, h("b", {}, one.name), one.description && h("small", { class: "soft" }, h("br"), one.description)),
+    answer.items.map((one) => h("tr", {}, h("td", { class: "wraps" }, h("b", {}, one.name), one.description && h("small", { class: "soft" }, h("br"), one.description)),
       h("td", {}, one.version), h("td", {}, h("span", { class: `verdict ${one.is_active ? "ok" : "warn"}` }, t(one.is_active ? "ops_active" : "ops_inactive"))),
       h("td", { class: "nowrap" }, when(one.published_at ?? one.updated_at)))))];
 }

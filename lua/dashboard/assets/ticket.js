@@ -5,7 +5,6 @@ import { relative, size, t, time } from "/dashboard/assets/i18n.js";
 
 const STAGES = ["queued", "rendering", "checking", "sealing", "storing", "ready"];
 const at = { queued: 0, claimed: 1, rendering: 1, checking: 2, sealing: 3, storing: 4 };
-const CHECKS = new Set(["error", "syntax", "instructions", "memory", "time", "output", "crash", "check", "jail"]);
 
 // Reasons that lie in the file and not in the device: another one may be asked for.
 const OF_FILE = new Set(["no_file", "pending", "file_expired", "beyond_plan", "file_inactive"]);
@@ -58,7 +57,7 @@ const button = (key, className, picture, text, onclick) =>
 
 function failure(job) {
   const code = job.error?.code;
-  const key = code === "cancelled" ? "job_cancelled" : CHECKS.has(code) ? "job_failed_check" : "job_failed_text";
+  const key = code === "cancelled" ? "job_cancelled" : code?.startsWith("jail_") ? "job_failed_check" : "job_failed_text";
   return h("div", {}, h("p", { class: "lead" }, t(key)),
     job.error && h("details", { class: "reason" }, h("summary", {}, t("details")),
       h("p", {}, h("code", {}, job.error.code)), job.error.message && h("p", { class: "verbatim" }, job.error.message)));
