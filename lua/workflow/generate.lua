@@ -2,7 +2,6 @@
 -- @module workflow.generate
 local check = require "workflow.check"
 local clock = require "clock"
-local json = require "atelier.json"
 local keyring = require "ate.keyring"
 local kit = require "template.kit"
 local licence = require "ate.licence"
@@ -10,8 +9,8 @@ local log = require "log"
 local seals = require "workflow.seal"
 local staging = require "workflow.staging"
 local stat = require "posix.sys.stat"
+local stock = require "workflow.stock"
 local storage = require "storage"
-local template = require "template"
 local values = require "workflow.values"
 
 local M = {}
@@ -37,14 +36,15 @@ function M.new(options)
     on_large = options.on_large or function() end,
     on_stage = options.on_stage or function() end,
     checker = check.new(options.config),
+    stock = stock.new(options.config, options.store),
   }, Builder)
   self:forget()
   return self
 end
 
--- What was read of the templates' folders is no longer true.
+-- What was read of the templates is no longer true.
 function Builder:forget()
-  self.templates = {}
+  self.stock:forget()
   self.kits = kit.cache(self.config.worker_kits)
   self.made = {} -- template and tools that a kit was made for: the next one is there at once
 end
@@ -64,42 +64,13 @@ function Builder:refresh()
   end
 end
 
-local function template_id(job, published)
-  return ("%s %s %s"):format(job.template_name, job.template_version, published)
-end
-
--- The template of a job, loaded once per published content.
-function Builder:template(job)
-  local published = job.content_sha256 ~= json.null and job.content_sha256 or ""
-  local id = template_id(job, published)
-  local known = self.templates[id]
-  if known then
-    return known
-  end
-  local folder = job.template_path:match("([^/]+)/*$") or ""
-  local loaded, message, code = template.load(self.config.templates_dir .. "/" .. folder)
-  if not loaded then
-    return nil, message, code
-  end
-  if loaded.name ~= job.template_name or loaded.version ~= job.template_version then
-    return nil, ("template %s: version %s is wanted, this host has %s %s"):format(job.template_name,
-      job.template_version, loaded.name, loaded.version), "template_version"
-  end
-  if published ~= "" and loaded.hash ~= published then
-    return nil, ("template %s %s: its files differ from the published ones; give it a new version and publish that")
-      :format(loaded.name, loaded.version), "template_version"
-  end
-  self.templates[id] = loaded
-  return loaded
-end
-
 -- The kit of a job's template and plan.
 function Builder:kit(job)
-  local id = template_id(job, tostring(job.content_sha256)) .. " " .. table.concat(job.plan_tools, " ")
+  local id = stock.name(job) .. " " .. table.concat(job.plan_tools, " ")
   if not self.made[id] then
     self.on_stage(job, "rendering")
   end
-  local loaded, message, code = self:template(job)
+  local loaded, message, code = self.stock:get(job)
   if not loaded then
     return nil, message, code
   end
@@ -243,7 +214,7 @@ function Builder:finish(build)
   end
   local built = clock.now()
   local ticket
-  ticket, message, code = self.store:put(build.key, sealed.parts or sealed.path)
+  ticket, message, code = self.store:put(build.key, sealed.parts or sealed.path, { sha256 = sealed.checksum })
   if not ticket then
     M.clean(sealed)
     return nil, message, code

@@ -5,17 +5,16 @@
 -- wait for it to end. Nothing rests on that lock but economy: every part is safe beside itself and beside workers.
 -- Owns the order, the schedule and the way back to a lost database. What concerns the store is workflow.sweep's.
 -- @module workflow.keeper
+local backoff = require "workflow.backoff"
 local chores = require "workflow.chores"
 local clock = require "clock"
 local log = require "log"
-local time = require "posix.time"
 
 local M = {}
 local Keeper = {}
 Keeper.__index = Keeper
 
 local BATCH, BATCHES = 1000, 10
-local PAUSE_LIMIT = 10  -- seconds, at most, between attempts to reach the database
 local SOON = 1          -- seconds until a round that has more to do
 
 -- Where the database says that session locks mean nothing (behind a transaction pooler), each keeper works.
@@ -158,23 +157,11 @@ function Keeper:rest(seconds)
   return true
 end
 
--- Longer each time, and by chance: the processes of a host should not all come back at one moment.
-function Keeper:pause()
-  self.pauses = self.pauses + 1
-  local left = math.min(PAUSE_LIMIT, 0.1 * 2 ^ self.pauses) * (0.5 + math.random() / 2)
-  local deadline = clock.now() + left
-  while left > 0 and not self.stopping do
-    local slice = math.min(left, 0.5)
-    time.nanosleep { tv_sec = 0, tv_nsec = slice * 1e9 // 1 | 0 }
-    self.on_tick()
-    left = deadline - clock.now()
-  end
-end
-
 function Keeper:reconnect()
   self.is_mine = false
   while not self.stopping do
-    self:pause()
+    self.pauses = self.pauses + 1
+    backoff.wait(self.pauses, self, self.on_tick)
     local conn, message, code = self.connect()
     if conn then
       self.conn = conn

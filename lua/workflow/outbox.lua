@@ -1,6 +1,7 @@
 --- Files on their way to the store, in the order of their puts, until it has confirmed or refused them.
 -- Knows the queue only to keep the lease, to hand over what is stored, and to fail what was refused.
 -- @module workflow.outbox
+local breaker = require "workflow.breaker"
 local clock = require "clock"
 local generate = require "workflow.generate"
 
@@ -65,7 +66,8 @@ function Outbox:sweep_late()
   end
 end
 
---- Waits until the store has the `count` files that were sent first; what it refused fails.
+--- Waits until the store has the `count` files that were sent first; what it refused fails. Where the store itself is
+-- out of reach, the job is left as it is: `outage` is then {message, code}, for the worker to hand back what it holds.
 -- @tparam integer count
 -- @treturn[1] boolean true
 -- @return[2] nil: the session with the database is over
@@ -83,6 +85,8 @@ function Outbox:settle(count)
     if ok then
       artifact.timing.store = (clock.now() - artifact.timing.stored_from) * 1000
       self.queue.stored[#self.queue.stored + 1] = item
+    elseif breaker.is_outage(code) then
+      self.outage = { message = message, code = code }
     else
       ok, message, code = self.queue:fail(item.job, message, code)
       if not ok then

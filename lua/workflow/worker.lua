@@ -7,13 +7,13 @@
 -- Owns the order of things, signals and the way back to a lost database. What the queue is told is workflow.ledger's,
 -- what people are told is workflow.progress's.
 -- @module workflow.worker
-local clock = require "clock"
+local backoff = require "workflow.backoff"
+local breaker = require "workflow.breaker"
 local generate = require "workflow.generate"
 local ledger = require "workflow.ledger"
 local log = require "log"
 local outbox = require "workflow.outbox"
 local progress = require "workflow.progress"
-local time = require "posix.time"
 local warm = require "workflow.warm"
 
 local M = {}
@@ -23,7 +23,6 @@ Worker.__index = Worker
 local POLL_SECONDS = 1
 local WATCH_SECONDS = 0.25   -- while others have jobs in hand: nobody tells of the death of one
 local BATCH_LIMIT = 100      -- two batches are in flight, and a store takes 256 puts
-local PAUSE_LIMIT = 10       -- seconds, at most, between attempts to reach the database
 -- A session whose host was cut off ends by itself, and its jobs run elsewhere before their lease is over. Says nothing
 -- to a unix socket.
 local KEEPALIVE = [[select set_config('tcp_keepalives_idle', '10', false),
@@ -54,6 +53,7 @@ function M.new(options)
     progress = told,
     builder = builder,
     warm = warm.new { builder = builder, config = options.config },
+    breaker = breaker.new(options.store),
     outbox = outbox.new { store = options.store, config = options.config, queue = queue, progress = told },
     batch = math.min(options.config.worker_batch, BATCH_LIMIT),
     pauses = 0,
@@ -112,10 +112,26 @@ function Worker:build(jobs)
   return ok, message, code
 end
 
+-- The store is out of reach. What it has is completed, and all else goes back to the queue, at no cost; the new name is
+-- so that only what was held under the old one does.
+function Worker:hand_back()
+  local outage, former = self.outbox.outage, self.queue.id
+  self.outbox.outage = nil
+  self.breaker:trip(outage.message, outage.code)
+  local ok, message, code = self.queue:resume(self.queue.conn, former)
+  if not ok then
+    return nil, message, code
+  end
+  return self.queue.counts
+end
+
 -- ==== the loop ====
 
 -- Works until nothing is left to claim, or `stop`.
 function Worker:work(only)
+  if not self.breaker:allows() then
+    return self.queue.counts
+  end
   local want = only and 1 or self.batch
   local jobs, message, code = self.queue:exchange(want, only)
   self.queue:lease_is_fresh()
@@ -132,7 +148,14 @@ function Worker:work(only)
     ok, message, code = self.outbox:settle(last and self.outbox:count() or before)
     if not ok then
       break
+    elseif self.outbox.outage then
+      ok, message, code = self.outbox:settle(self.outbox:count())
+      if not ok then
+        break
+      end
+      return self:hand_back()
     end
+    self.breaker:passed()
     if last and #self.queue.stored == 0 then
       return self.queue.counts
     end
@@ -150,12 +173,14 @@ end
 --- Works until nothing is left to claim (or `stop` was called), then returns. Blocks; never yields.
 -- @tparam[opt] string only the queue id of the one job to work
 -- @treturn[1] table counts: completed, failed, lost
--- @return[2] nil: the database is gone; its claimed jobs run again elsewhere
+-- @return[2] nil: the database is gone, and its claimed jobs run again elsewhere; or the store is, and they went back
 -- @treturn[2] string message
 -- @treturn[2] string code "connection" when it is the connection
 function Worker:drain(only)
   local counts, message, code = self:work(only)
-  if not counts then
+  if counts and self.breaker.problem then
+    return nil, self.breaker.problem, self.breaker.code
+  elseif not counts then
     -- One look whether the database is back: then nothing of what is built is in doubt or lost.
     local conn = self.connect and self.queue:is_lost() and self.connect()
     if conn then
@@ -201,18 +226,6 @@ function Worker:attend()
   return ok, message, code
 end
 
--- Longer each time, and by chance: the workers of a host should not all come back at one moment.
-function Worker:pause()
-  self.pauses = self.pauses + 1
-  local left = math.min(PAUSE_LIMIT, 0.1 * 2 ^ self.pauses) * (0.5 + math.random() / 2)
-  local deadline = clock.now() + left
-  while left > 0 and not self.stopping do
-    local slice = math.min(left, 0.5)
-    time.nanosleep { tv_sec = 0, tv_nsec = slice * 1e9 // 1 | 0 }
-    left = deadline - clock.now()
-  end
-end
-
 -- Goes on in a new session, with all that the old one had built.
 function Worker:resume(conn, former)
   self.queue.conn = conn
@@ -226,7 +239,8 @@ end
 function Worker:reconnect()
   local former = self.queue.id
   while not self.stopping do
-    self:pause()
+    self.pauses = self.pauses + 1
+    backoff.wait(self.pauses, self)
     local ok, message, code = self.connect()
     if ok then
       ok, message, code = self:resume(ok, former)

@@ -1,10 +1,9 @@
 local contract = require "spec.storage.contract"
-local http = require "atelier.http"
-local json = require "atelier.json"
 local program = require "spec.support.program"
+local stand_in = require "spec.support.supabase"
 local supabase = require "storage.supabase"
 
-local KEY <const> = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl"
+local KEY <const> = stand_in.KEY
 
 -- The server is a strict stand-in, made from the recorded answers of the real one.
 describe("storage.supabase", function()
@@ -12,20 +11,17 @@ describe("storage.supabase", function()
 
   setup(function()
     dir = program.folder()
-    server = assert(io.popen("exec env -u LD_PRELOAD node spec/support/supabase_storage.mjs " .. KEY))
-    url = "http://127.0.0.1:" .. server:read "l"
+    server = stand_in.start()
+    url = server.url
   end)
 
   teardown(function()
-    http.request { url = url .. "/end", timeout = 5 }
-    server:close()
+    server:stop()
     program.remove(dir)
   end)
 
-  local function control(path, value)
-    local response = assert(http.request { method = "POST", url = url .. path,
-      body = type(value) == "table" and json.encode(value) or tostring(value or "") })
-    return json.decode(response.body)
+  local function control(...)
+    return server:control(...)
   end
 
   before_each(function()

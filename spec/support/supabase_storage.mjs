@@ -138,7 +138,7 @@ function control(req, res, body) {
 }
 
 function due(req) {
-  const fault = faults.find((f) => f.times > 0 && (!f.method || f.method === req.method));
+  const fault = faults.find((f) => f.times > 0 && (!f.method || f.method === req.method) && !((f.after -= 1) >= 0));
   if (fault) fault.times -= 1;
   return fault;
 }
