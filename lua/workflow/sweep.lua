@@ -24,7 +24,7 @@ local SUSPECTS_LIMIT = 50000
 local FOREIGN_LEAST, FOREIGN_PARTS = 100, 10
 
 local UNKNOWN = "select path from list_ate_unknown($1::text[], $2) as path"
-local FILES = [[select id::text as id, file_path from ate_files
+local FILES = [[select id::text as id, file_path, file_size_bytes as size, checksum from ate_files
   where id > $1::uuid and is_active and purged_path is distinct from file_path order by id limit $2]]
 local MISSING = [[select device_hash, queue_id::text as queue_id, reason
   from renew_ate_missing($1::uuid[], $2::text[])]]
@@ -32,7 +32,8 @@ local FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 --- A new sweep.
 -- @tparam table options store, config; ask(sql, params) → rows | nil, message, code; batches (pages of the store in a
---   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600)
+--   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600), force (delete
+--   also where most objects have no row)
 -- @treturn table sweep
 function M.new(options)
   return setmetatable({
@@ -42,6 +43,7 @@ function M.new(options)
     batches = options.batches,
     heads = options.heads or 200,
     settle = options.settle or SETTLE_SECONDS,
+    force = options.force,
     looked_for = FIRST_ID, -- files up to this are
     suspects = {}, -- objects without a row: key → {met first at, in which pass, met last in which pass}
     suspect_count = 0,
@@ -56,7 +58,7 @@ end
 -- Whether nothing but a wrong database explains what the last whole pass met.
 function Sweep:is_foreign()
   local last = self.last
-  return last.unknown > FOREIGN_LEAST and last.known < last.unknown / FOREIGN_PARTS
+  return not self.force and last.unknown > FOREIGN_LEAST and last.known < last.unknown / FOREIGN_PARTS
 end
 
 -- Notes an object without a row; true when it is old enough to go, by the store's clock or by ours, and was met before.
@@ -145,6 +147,10 @@ function Sweep:end_pass()
   self.pass, self.known, self.unknown, self.cursor, self.warned = self.pass + 1, 0, 0, nil, nil
 end
 
+function Sweep:clear(unfinished)
+  return self.store:clear(unfinished, self.config.orphan_grace)
+end
+
 --- Looks at the next pages of the store: deletes objects that no row names, and temporary files of dead writers, when
 -- the grace for orphans is over.
 -- @treturn[1] integer number of objects deleted
@@ -159,7 +165,7 @@ function Sweep:orphans()
     if not entries then
       return nil, unfinished, code
     elseif unfinished and #unfinished > 0 then
-      cleared = cleared + (self.store:clear(unfinished, self.config.orphan_grace) or 0)
+      cleared = cleared + (self:clear(unfinished) or 0)
     end
     if #entries == 0 then
       self:end_pass()
@@ -176,8 +182,23 @@ end
 
 -- ==== rows without an object ====
 
---- Looks for the objects of the next files: what is missing is built anew for a device that is entitled.
--- @treturn[1] integer number of files without an object
+-- Queues what is lost anew, for devices that are entitled.
+function Sweep:renew(lost)
+  local rows, message, code = self.ask(MISSING, { purge.column(lost, "id"), purge.column(lost, "file_path") })
+  for _, row in ipairs(rows or {}) do
+    log.warn("object missing", { device = row.device_hash, queue_id = row.queue_id ~= json.null and row.queue_id or nil,
+      not_built = row.reason ~= json.null and row.reason or nil })
+  end
+  return rows and #rows, message, code
+end
+
+-- Another size, or another hash where the store knows it: nobody could open what is there.
+local function is_damaged(found, row)
+  return found.size ~= row.size or found.sha256 ~= nil and found.sha256 ~= row.checksum
+end
+
+--- Looks for the objects of the next files: what is missing or damaged is built anew for a device that is entitled.
+-- @treturn[1] integer number of files without their object
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
@@ -191,20 +212,16 @@ function Sweep:missing()
     local found, problem, why = self.store:head(row.file_path)
     if not found and why ~= "not_found" and why ~= "bad_key" then
       return nil, problem, why
-    elseif not found then
+    elseif not found or is_damaged(found, row) then
       lost[#lost + 1] = row
     end
   end
   self.looked_for = #rows == self.heads and rows[#rows].id or FIRST_ID
+  self.has_looked = self.has_looked or self.looked_for == FIRST_ID
   if #lost == 0 then
     return 0
   end
-  rows, message, code = self.ask(MISSING, { purge.column(lost, "id"), purge.column(lost, "file_path") })
-  for _, row in ipairs(rows or {}) do
-    log.warn("object missing", { device = row.device_hash, queue_id = row.queue_id ~= json.null and row.queue_id or nil,
-      not_built = row.reason ~= json.null and row.reason or nil })
-  end
-  return rows and #rows, message, code
+  return self:renew(lost)
 end
 
 --- Removes the folders of dead workers, on this host at once and else after the grace.
