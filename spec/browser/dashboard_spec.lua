@@ -2,6 +2,7 @@
 --
 -- The journeys are Node scripts (*.mjs), each a list of steps; a failing one shows which. Packages of package.json are
 -- put into build/browser; SHOTS=FOLDER keeps pictures.
+local cases = require "spec.browser.cases"
 local host = require "atelier.host"
 local json = require "atelier.json"
 local pg = require "atelier.pg"
@@ -100,7 +101,7 @@ describe("the dashboard", function()
     file = service.dir .. "/browser.json"
     assert(os.execute("mkdir -p " .. service.dir .. "/home"))
     write(file, json.encode { url = service:state().url, tokens = tokens(), devices = devices, modules = MODULES,
-      work = service.dir .. "/home", shots = os.getenv "SHOTS", templates = service.dir .. "/templates", env = world.env,
+      work = service.dir .. "/home", cases = service.dir .. "/cases.json", shots = os.getenv "SHOTS", templates = service.dir .. "/templates", env = world.env,
       exe = host.exe, sql = { host.exe, "run", host.root .. "/spec/browser/database.lua", world.url } })
   end)
 
@@ -121,6 +122,10 @@ describe("the dashboard", function()
   end
 
   it("takes a customer from the shop's link to an opened file", function() journey "customer" end)
+  it("judges files as the program does", function()
+    write(service.dir .. "/cases.json", assert(json.encode(cases.all())))
+    journey "opener"
+  end)
   it("tells everybody else why not", function() journey "doors" end)
   it("shows an operator what failed, why, and runs it again", function() journey "operator" end)
   it("serves everybody: screen readers, keyboards, phones, two languages, light and dark", function()

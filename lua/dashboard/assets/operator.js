@@ -20,7 +20,7 @@ function open(app, config, leave) {
   const stop = new AbortController();
   const parts = {};
   const data = { queue: null, series: null, failed: null, jobs: null, workers: null, state: null, templates: null };
-  const view = { state: "", paused: false, updated: null, fault: null, most: 25, failures: 5, busy: new Set() };
+  const view = { state: "", paused: false, updated: null, fault: null, most: 25, failures: 5, armed: null, busy: new Set() };
   const drawn = {};
   let timer;
   let seriesAt = 0;
@@ -49,7 +49,7 @@ function open(app, config, leave) {
     charts.update(data.series, all);
     part("failures", [data.failed, view.failures, [...view.busy]], () => failureCard(data.failed, view, actions));
     part("generation", data.state, () => generationCard(data.state));
-    part("jobs", [data.jobs, view.state, view.most, [...view.busy]], () => jobCard(data.jobs, view, actions));
+    part("jobs", [data.jobs, view.state, view.most, view.armed, [...view.busy]], () => jobCard(data.jobs, view, actions));
     part("workers", data.workers, () => workerCard(data.workers));
     part("templates", data.templates, () => templateCard(data.templates));
   }
@@ -115,13 +115,25 @@ function open(app, config, leave) {
   const actions = {
     redrive: (id) => act([id], "redrive", t("ops_redriven")),
     redriveAll: (ids) => act(ids, "redrive", t("ops_redriven_count", { count: ids.length })),
-    cancel: (id) => act([id], "cancel", t("ops_cancelled_said")),
-    filter: (state) => { view.state = state; view.most = 25; data.jobs = null; draw(); refresh(); },
+    cancel: (id) => {
+      if (view.armed === id) { view.armed = null; return act([id], "cancel", t("ops_cancelled_said")); }
+      view.armed = id;
+      announce(t("ops_cancel_sure"));
+      draw();
+    },
+    filter: (state) => { view.armed = null; view.state = state; view.most = 25; data.jobs = null; draw(); refresh(); },
     more: () => { view.most += 50; refresh(); },
     moreFailures: () => { view.failures += 20; draw(); },
     pause: () => { view.paused = !view.paused; drawHead(); if (view.paused) clearTimeout(timer); else refresh(); },
   };
 
+  const disarm = (event) => {
+    if (!view.armed || event.target.closest?.(`[data-cancel="${CSS.escape(view.armed)}"]`)) return;
+    if (event.type === "keydown" && event.key !== "Escape") return;
+    view.armed = null;
+    draw();
+  };
+  for (const type of ["pointerdown", "keydown"]) document.addEventListener(type, disarm, { signal: stop.signal });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && !view.paused) refresh(); }, { signal: stop.signal });
   const clock = setInterval(() => { if (!document.hidden && !parts.head.contains(document.activeElement)) drawHead(); }, 1000);
   draw();

@@ -14,18 +14,12 @@ function redriveButton(job, view, actions) {
   h("span", { class: "unseen" }, ` ${job.device_hash}`));
 }
 
-// Cancelling asks back in its own place: one press arms it, the next one does it.
+// Cancelling asks back in its own place: one press arms it, the next one does it, and any other disarms it.
 function cancelButton(job, view, actions) {
-  const button = h("button", { type: "button", class: "quiet small-button", "data-key": `cancel-${job.queue_id}`, "data-cancel": job.queue_id,
-    disabled: view.busy.has(job.queue_id) }, icon("stop"), h("span", {}, t("ops_cancel")), h("span", { class: "unseen" }, ` ${job.device_hash}`));
-  let armed = false;
-  button.addEventListener("click", () => {
-    if (armed) return actions.cancel(job.queue_id);
-    armed = true;
-    button.children[1].textContent = t("ops_cancel_sure");
-    setTimeout(() => { armed = false; if (button.isConnected) button.children[1].textContent = t("ops_cancel"); }, 6000);
-  });
-  return button;
+  const armed = view.armed === job.queue_id;
+  return h("button", { type: "button", class: `quiet small-button ${armed ? "armed" : ""}`, "data-key": `cancel-${job.queue_id}`,
+    "data-cancel": job.queue_id, disabled: view.busy.has(job.queue_id), onclick: () => actions.cancel(job.queue_id) },
+  icon("stop"), t(armed ? "ops_cancel_sure" : "ops_cancel"), h("span", { class: "unseen" }, ` ${job.device_hash}`));
 }
 
 const failureItem = (job, view, actions) => h("li", {},
