@@ -1,13 +1,17 @@
 --- The whole path on real input: a private Postgres, three purchases, three sealed files, opened and verified.
 local clock = require "clock"
 local json = require "atelier.json"
+local launch = require "daemon.launch"
 local licence = require "ate.licence"
 local migrate = require "migrate"
 local open = require "ate.open"
 local host = require "atelier.host"
 local plans = require "plans"
+local postgres = require "postgres"
+local secret = require "api.secret"
 local session = require "cli.session"
 local term = require "cli.term"
+local token = require "api.token"
 local work = require "cli.work"
 
 local M = {
@@ -95,7 +99,8 @@ local function make_files(s)
     raise("demo: a job failed, see above", "failed")
   end
   done("Worker", ("%d built, run in the jail, sealed, stored and recorded"):format(counts.completed), began)
-  return timing, w
+  must(w:release())
+  return timing
 end
 
 local FILE = [[select f.id::text, d.id::text as device_id, f.file_path, f.file_size_bytes, f.checksum, f.master_key_id,
@@ -176,14 +181,48 @@ Try next:
   eval "$(%s env)" && psql "$DATABASE_URL"
 ]]
 
+local LINKS_SECONDS = 12 * 3600
+
+-- A dashboard for each customer, and the operator's.
+local function show_links(s, url)
+  local key = must(secret.ensure(s.config))
+  print(term.bold "Dashboards" .. term.dim "  (links with a token, good for 12 hours)")
+  for _, customer in ipairs(DEMO) do
+    term.field(customer.plan, ("%s/dashboard#token=%s"):format(url, token.user(key, s.config, customer.user,
+      LINKS_SECONDS)))
+  end
+  term.field("operator", ("%s/dashboard/ops#token=%s"):format(url, token.operator(key, s.config, LINKS_SECONDS)))
+  print()
+end
+
+-- The service, ready to go; nothing when one runs over this folder already, which serves these customers as well.
+local function prepare_service(s, was_running)
+  local started, message, code = launch.begin(s.config)
+  if not started and code == "running" then
+    local state = launch.state(s.config)
+    print((message:gsub("^serve: ", "")))
+    return state and show_links(s, state.url)
+  end
+  must(started, message, code)
+  must(started:listen(true))
+  show_links(s, started:url())
+  if not was_running then
+    started:own_postgres()
+  end
+  print "Serving until Control-C: a purchase that you record now is a file a moment later."
+  return started
+end
+
 function M.run()
   io.stdout:setvbuf "line" -- a log file should show the last line, too, while we stay
-  return session.with(function(s)
+  local started
+  local result, message, code = session.with(function(s)
     s.config.database_url = nil -- never seed demo customers into somebody's own database
+    local cluster = postgres.status { dir = s.config.state_dir .. "/postgres" }
     print(term.bold "Atelier" .. ": from a purchase to a sealed .ate\n")
     prepare(s)
     purchase(s)
-    local timing, w = make_files(s)
+    local timing = make_files(s)
     local all_plans = must(s.database:query "select display_name, tools from plans order by price_jpy")
     local path, key
     for _, customer in ipairs(DEMO) do
@@ -192,11 +231,14 @@ function M.run()
     local exe = host.exe
     print(NEXT:format(exe, path, DEMO[#DEMO].device, key, exe, exe, exe))
     if os.getenv "SERVE" ~= "0" then
-      print "Working the queue until Control-C: a purchase that you record now is a file a moment later."
-      must(work.work(w))
+      started = prepare_service(s, cluster and cluster.running)
     end
     return { files = json.array {} }
   end)
+  if not result or not started then
+    return result, message, code
+  end
+  return started:go { private = "only" }
 end
 
 return M

@@ -1,6 +1,7 @@
 local config = require "config"
 local http = require "atelier.http"
 local json = require "atelier.json"
+local launch = require "daemon.launch"
 local postgres = require "postgres"
 local signal = require "posix.signal"
 local term = require "cli.term"
@@ -15,16 +16,6 @@ local QUEUE = [[select status, count(*)::int as jobs, extract(epoch from now() -
 
 function M.options(parser)
   parser:description("Tells of the service over this configuration's state folder. Exit code 0: it runs and is ready.")
-end
-
-local function read_state(path)
-  local file = io.open(path, "r")
-  if not file then
-    return nil
-  end
-  local state = json.decode(file:read "a")
-  file:close()
-  return state
 end
 
 -- A master that was killed leaves its file behind, and its number may be another process's by now.
@@ -83,7 +74,7 @@ function M.run()
   if not values then
     return nil, message, code
   end
-  local state = read_state(values.state_dir .. "/run/master.json")
+  local state = launch.state(values)
   if not state or not is_master(state.pid) then
     return { ok = false, code = "not_running", message = "not running", exit = 1, running = false, ready = false,
       state_dir = values.state_dir }

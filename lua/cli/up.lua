@@ -27,24 +27,19 @@ local function exists(path)
   return stat.stat(path) ~= nil
 end
 
--- The private cluster is this service's to stop when it started it, or when a service did that was then killed.
-local function own_postgres(s, mark)
-  local dir = s.config.state_dir .. "/postgres"
-  local cluster, message, code = postgres.ensure { dir = dir, say = function(text)
+local function private_postgres(s, started)
+  local cluster, message, code = postgres.ensure { dir = s.config.state_dir .. "/postgres", say = function(text)
     say("Postgres", text)
   end }
   if not cluster then
-    error({ message = message, code = code }, 0)
+    return nil, message, code
   end
   s.url = cluster.url
   if cluster.started then
-    local file = io.open(mark, "w")
-    if file then
-      file:close()
-    end
+    started:own_postgres()
   end
   say("Postgres", ("private cluster in %s, unix socket only"):format(cluster.home))
-  return exists(mark) and dir or nil
+  return true
 end
 
 local function publish_shipped(s)
@@ -71,46 +66,43 @@ local function publish_shipped(s)
   return true
 end
 
---- Database, schema, templates and keys: all that a service needs.
--- @tparam table s session
--- @tparam string mark file that says that the private cluster is ours to stop
--- @treturn[1] boolean true
--- @treturn[1] ?string folder of the private cluster to stop at the end
--- @return[2] nil
--- @treturn[2] string message
--- @treturn[2] string code
-function M.prepare(s, mark)
-  local dir = not s.config.database_url and own_postgres(s, mark) or nil
-  local applied, message, code = migrate.run { conn = s.conn, dir = host.root .. "/sql" }
-  if not applied then
+-- Database, schema, templates and keys: all that a service needs.
+local function prepare(s, started)
+  local ok, message, code = true, nil, nil
+  if not s.config.database_url then
+    ok, message, code = private_postgres(s, started)
+  end
+  if ok then
+    ok, message, code = migrate.run { conn = s.conn, dir = host.root .. "/sql" }
+  end
+  if not ok then
     return nil, message, code
   end
-  say("Schema", ("%d migrations in place"):format(#applied))
-  local ok
+  say("Schema", ("%d migrations in place"):format(#ok))
   ok, message, code = publish_shipped(s)
-  return ok and s.new_ring and true, ok and dir or message, code
+  return ok and s.new_ring and true, message, code
 end
 
 function M.run(args)
-  local started, port, dir, is_private
-  local prepared, message, code = session.with(function(s)
+  local started, is_private
+  local ready, message, code = session.with(function(s)
     local ok, problem, why
     started, problem, why = launch.begin(s.config)
-    if started then
-      port, problem, why = started:listen()
+    if not started then
+      return nil, problem, why
     end
-    if not port then
+    ok, problem, why = started:listen()
+    if not ok then
       return nil, problem, why
     end
     is_private = s.config.database_url == nil
-    ok, dir, why = M.prepare(s, started.run .. "/postgres")
-    return ok, dir, why
+    return prepare(s, started)
   end)
-  if not prepared then
+  if not ready then
     return nil, message, code
   end
-  return started:go { watch = args.watch, pid_file = args.pid_file, postgres = dir,
-    env = is_private and { ATELIER_PRIVATE = "1" } or nil }
+  say("Service", started:url() .. "/dashboard")
+  return started:go { watch = args.watch, pid_file = args.pid_file, private = is_private and "1" or nil }
 end
 
 return M

@@ -65,6 +65,17 @@ local function lock(run)
     math.type(pid) == "integer" and pid > 0 and (", process %d"):format(pid) or ""), "running"
 end
 
+--- A service's address for people and programs of this host.
+-- @tparam string address that it listens on
+-- @tparam integer port
+-- @treturn string
+function M.address(address, port)
+  if address == "0.0.0.0" or address == "::" then
+    address = "127.0.0.1"
+  end
+  return ("http://%s:%d"):format(address:find(":", 1, true) and "[" .. address .. "]" or address, port)
+end
+
 -- ==== what a killed service left behind ====
 
 local DRAINING = 5 -- seconds that its fronts may take to leave the socket
@@ -114,6 +125,15 @@ end
 
 -- ==== a launch ====
 
+--- What the master of this state folder told last, see `daemon.report`; nil when there is none. One that was killed
+-- leaves it behind.
+-- @tparam table config
+-- @treturn ?table state
+function M.state(config)
+  local text = slurp(config.state_dir .. "/run/master.json")
+  return text ~= "" and json.decode(text) or nil
+end
+
 --- Takes what one service alone can have: the state folder's lock.
 -- @tparam table config
 -- @treturn[1] table launch
@@ -161,23 +181,37 @@ function Launch:listen(any)
   return server:port()
 end
 
+--- Where the service will be reached.
+-- @treturn string
+function Launch:url()
+  return M.address(self.config.listen_host, self.server:port())
+end
+
+--- The private cluster was started for this service: it stops with it. If the service is killed instead, the cluster is
+-- the next one's to stop.
+function Launch:own_postgres()
+  local file = io.open(self.run .. "/postgres", "w")
+  if file then
+    file:close()
+  end
+end
+
 --- Becomes the master; returns only when that fails.
--- @tparam table options watch, pid_file; postgres: folder of the private cluster to stop at the end; env: variables
+-- @tparam table options watch, pid_file; private: "1" when a private cluster may be used, "only" when nothing else
 -- @treturn nil
 -- @treturn string message
 -- @treturn string code
 function Launch:go(options)
-  for name, value in pairs(options.env or {}) do
-    stdlib.setenv(name, value)
-  end
+  local is_ours = options.private and stat.stat(self.run .. "/postgres")
   local listen_fd = self.server:fd()
   for _, fd in ipairs { listen_fd, self.lock_fd } do
     fcntl.fcntl(fd, fcntl.F_SETFD, 0)
   end
+  stdlib.setenv("ATELIER_PRIVATE", options.private) -- nil removes it
   stdlib.setenv("ATELIER_PROCESS", "master")
   stdlib.setenv("ATELIER_MASTER", assert(json.encode { run = self.run, host = self.config.listen_host,
     listen_fd = listen_fd, lock_fd = self.lock_fd, watch = options.watch, pid_file = options.pid_file,
-    postgres = options.postgres }))
+    postgres = is_ours and self.config.state_dir .. "/postgres" or nil }))
   io.stdout:flush()
   local _, message = unistd.exec(host.exe, { [0] = "atelier: master" })
   return nil, "serve: " .. tostring(message), "exec"

@@ -6,6 +6,7 @@
 local clock = require "clock"
 local generation = require "daemon.generation"
 local httpd = require "atelier.httpd"
+local launch = require "daemon.launch"
 local log = require "log"
 local master = require "atelier.master"
 local renewal = require "daemon.renewal"
@@ -82,11 +83,7 @@ end
 --- Where the service is reached.
 -- @treturn string
 function Master:url()
-  local host = self.current and self.current.plan.listen_host or self.options.host
-  if host == "0.0.0.0" or host == "::" then
-    host = "127.0.0.1"
-  end
-  return ("http://%s:%d"):format(host:find(":", 1, true) and "[" .. host .. "]" or host, self.server:port())
+  return launch.address(self.current and self.current.plan.listen_host or self.options.host, self.server:port())
 end
 
 -- ==== events ====
