@@ -588,6 +588,8 @@ static int is_stalled(struct connection *c, int64_t now)
 
     if (c->request == NULL || c->request->phase != REQUEST_ANSWER || c->request->length < MEASURED)
         return 0;
+    if (c->request->response != NULL) /* waits for libmicrohttpd's turn: nobody could take anything yet */
+        return 0;
     acked = acked_bytes(c->source.fd);
     if (acked != c->seen) {
         c->seen = acked;
