@@ -11,7 +11,9 @@ local M = {
 
 function M.options(parser)
   parser:flag("--dry-run", "Only tell what would be done.")
-  parser:option("--grace", "Seconds that an object without a row is left alone, 600 at least (default: orphan_grace)."):convert(tonumber)
+  parser:option("--grace", "Seconds that an object without a row is left alone, 600 at least (default: orphan_grace).")
+    :convert(tonumber)
+  parser:flag("--force", "Delete also where most objects have no row: is it the right database?")
   parser:option("--rate", "At most so many requests to the store a second."):convert(tonumber):default "200"
 end
 
@@ -37,13 +39,13 @@ local function draw(quiet)
 end
 
 function M.run(args)
-  if args.grace and not (args.grace >= 600) or not (args.rate > 0) then
+  if args.grace and (args.grace < 600 or args.grace ~= args.grace) or args.rate <= 0 or args.rate ~= args.rate then
     return nil, "gc: --grace must be 600 or more, --rate above 0", "usage"
   end
   return session.with(function(s)
     local conn = s.database
     local result, message, code = gc.run { store = s.store, config = s.config, dry_run = args.dry_run,
-      grace = args.grace or s.config.orphan_grace, pause = pacer(args.rate), on_progress = draw(args.json),
+      force = args.force, grace = args.grace or s.config.orphan_grace, pause = pacer(args.rate), on_progress = draw(args.json),
       ask = function(sql, params)
         return conn:query(sql, params)
       end }

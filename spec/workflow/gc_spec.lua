@@ -1,0 +1,73 @@
+local contract = require "spec.storage.contract"
+local gc = require "workflow.gc"
+local utime = require "posix.utime"
+local worlds = require "spec.workflow.support.world"
+
+describe("workflow.gc", function()
+  local world
+
+  before_each(function()
+    world = worlds.new()
+    world:customers(4)
+    assert.equal(4, assert(world:worker():drain()).completed)
+  end)
+
+  after_each(function()
+    world:close()
+  end)
+
+  local function run(options)
+    return gc.run { store = world.store, config = world.config, grace = 600, dry_run = options and options.dry_run,
+      ask = function(sql, params) return world.conn:query(sql, params) end }
+  end
+
+  -- One orphan old enough to go and one that is not, one object gone, one cut short.
+  local function disorder()
+    for name, age in pairs { old = 7200, young = 10 } do
+      local key = ("generated/GONE/%s.ate"):format(name)
+      assert.is_true(contract.put(world.store, key, { "bytes" }))
+      utime.utime(world.store.root .. "/" .. key, os.time() - age, os.time() - age)
+    end
+    world.store:delete { world:file("D0001").file_path }
+    local file = assert(io.open(world.store.root .. "/" .. world:file("D0002").file_path, "w"))
+    file:write "short"
+    file:close()
+    return { world:file("D0001").file_path, world:file("D0002").file_path }
+  end
+
+  local function sorted(list)
+    table.sort(list)
+    return list
+  end
+
+  it("finds nothing where all is well", function()
+    local result = assert(run())
+    assert.same({ 0, 0 }, { #result.orphans, #result.missing })
+    assert.equal(4, #world:keys())
+  end)
+
+  it("tells what it would do, and does it when told to", function()
+    local lost = sorted(disorder())
+    for _, dry_run in ipairs { true, true, false } do
+      local result = assert(run { dry_run = dry_run })
+      assert.same({ "generated/GONE/old.ate" }, result.orphans)
+      assert.same(lost, sorted(result.missing))
+      assert.equal(dry_run and 0 or 2, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
+    end
+    assert.equal("not_found", select(3, world.store:head "generated/GONE/old.ate"))
+    assert.equal(5, (world.store:head "generated/GONE/young.ate").size)
+    world:worker():drain()
+    world:open "D0001"
+    world:open "D0002"
+    local result = assert(run())
+    assert.same({ 0, 0 }, { #result.orphans, #result.missing })
+  end)
+
+  it("says that the store cannot be listed", function()
+    assert(os.execute(("rm -r '%s' && touch '%s'"):format(world.store.root, world.store.root)))
+    local none, message, code = run()
+    assert.is_nil(none)
+    assert.matches("storage: list: ", message, 1, true)
+    assert.equal("io", code)
+  end)
+end)
