@@ -1,0 +1,340 @@
+local api = require "spec.support.api"
+local crypto = require "atelier.crypto"
+local http = require "atelier.http"
+local log = require "log"
+local pg = require "atelier.pg"
+local signal = require "posix.signal"
+local tcp = require "spec.support.tcp"
+local time = require "posix.time"
+
+local service, token, file, path, BYTES
+
+local function lined(prepare)
+  return function(app)
+    local out = assert(io.open(app.config.state_dir .. "/log", "a"))
+    out:setvbuf "line"
+    log.configure { level = "info", out = out }
+    if prepare then prepare(app) end
+  end
+end
+
+local function start(size, options)
+  options = options or {}
+  options.prepare = lined(options.prepare)
+  service = api.start(options)
+  BYTES = crypto.random(size)
+  file = service:file("pro", BYTES)
+  path = "/api/ate/download/" .. file.id
+  token = service:token(service.pro.user)
+end
+
+local function query(sql, params)
+  return assert(service.conn:query(sql, params))
+end
+
+local function await(what, holds)
+  local deadline = os.time() + 60
+  local value = holds()
+  while not value do
+    assert(os.time() < deadline, "never: " .. what .. "\n" .. service:log() .. service.child:log())
+    time.nanosleep { tv_sec = 0, tv_nsec = 10000000 }
+    value = holds()
+  end
+  return value
+end
+
+local function history(count)
+  return await(count .. " rows of history", function()
+    local rows = query([[select status, bytes_downloaded as bytes, reached_end, host(download_ip) as ip
+      from download_history order by created_at, id]])
+    return #rows >= count and rows
+  end)
+end
+
+local function downloads()
+  return query("select download_count as n from ate_files where id = $1::uuid", { file.id })[1].n
+end
+
+local function request(lines)
+  return ("GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n%s\r\n"):format(path, token, lines or "")
+end
+
+-- Begins a download and takes its head and so many bytes of its body.
+local function begin(bytes, window, lines)
+  local client = tcp.connect(service.port, window or 65536)
+  client:send(request(lines))
+  local head = client:line()
+  repeat until client:line() == ""
+  assert.matches(lines and "206" or "200", head)
+  return client, client:take(bytes)
+end
+
+local function finish(client, part, size)
+  local all = { part, client:take(size - #part) }
+  client:close()
+  return table.concat(all)
+end
+
+describe("downloads at once", function()
+  local second
+
+  -- It holds pipes of ours: left alone it would keep this process from its end.
+  after_each(function()
+    if second then second:stop() end
+    second = nil
+    service:stop()
+  end)
+
+  it("count right, a hundred of them over two fronts", function()
+    start(300000)
+    second = service:run {}
+    await("the second front", function()
+      local answer = http.request { url = ("http://127.0.0.1:%d/readyz"):format(second.port) }
+      return answer and answer.status == 200
+    end)
+    local clients = {}
+    for i = 1, 100 do
+      clients[i] = tcp.connect(i % 2 == 0 and service.port or second.port)
+      -- Every fourth takes the first half alone.
+      clients[i]:send(request(i % 4 == 0 and "Range: bytes=0-149999\r\n" or nil))
+    end
+    for i = 1, 100 do
+      local answer = clients[i]:response()
+      assert.equal(i % 4 == 0 and 206 or 200, answer.status)
+      assert.is_true(answer.body == (i % 4 == 0 and BYTES:sub(1, 150000) or BYTES))
+      clients[i]:close()
+    end
+    local rows = history(100)
+    assert.equal(100, #rows)
+    local sum = 0
+    for _, row in ipairs(rows) do
+      assert.equal("completed", row.status)
+      sum = sum + row.bytes
+    end
+    assert.equal(75 * 300000 + 25 * 150000, sum)
+    assert.equal(75, downloads())
+  end)
+
+  it("count right when the same device's file is built anew all the while", function()
+    start(50000)
+    local answers = 0
+    for i = 1, 10 do
+      local clients = {}
+      for k = 1, 5 do
+        clients[k] = service:connect()
+        clients[k]:send(request())
+      end
+      BYTES = BYTES .. service:file("pro", crypto.random(50000 + i)).checksum
+      for k = 1, 5 do
+        local answer = clients[k]:response()
+        assert.equal(200, answer.status)
+        -- Whichever it was, it is one file and its own checksum.
+        assert.equal('"' .. crypto.hex(crypto.sha256(answer.body)) .. '"', answer.headers.etag)
+        answers = answers + 1
+        clients[k]:close()
+      end
+    end
+    history(answers)
+    assert.equal(answers, downloads())
+  end)
+end)
+
+describe("a download that is cut", function()
+  after_each(function() service:stop() end)
+
+  for _, size in ipairs { 2000000, 30000000 } do
+    it(("has failed, with the bytes that left; the rest makes it a download (%d)"):format(size), function()
+      start(size)
+      local client, part = begin(100000)
+      assert.equal(100000, #part)
+      client:reset()
+      local row = history(1)[1]
+      assert.equal("failed", row.status)
+      assert.is_false(row.reached_end)
+      assert.is_true(row.bytes >= 100000 and row.bytes < size, tostring(row.bytes))
+      assert.equal(0, downloads())
+      local rest = service:get(path, { token = token, headers = { Range = "bytes=100000-", ["If-Range"] = '"' .. file.checksum .. '"' } })
+      assert.equal(206, rest.status)
+      assert.is_true(BYTES == part .. rest.body)
+      assert.equal("completed", history(2)[2].status)
+      assert.equal(1, downloads())
+    end)
+  end
+
+  it("has failed when the file became shorter under it", function()
+    start(30000000)
+    local client, part = begin(1000)
+    local out = assert(io.open(service.config.storage_dir .. "/" .. file.file_path, "r+b"))
+    assert(os.execute(("truncate -s 2000000 %s/%s"):format(service.config.storage_dir, file.file_path)))
+    out:close()
+    local _, rest = client:take(40000000)
+    assert.is_true(#part + #rest < 30000000)
+    client:close()
+    local row = history(1)[1]
+    assert.equal("failed", row.status)
+    assert.is_true(row.bytes < 30000000)
+    assert.equal(0, downloads())
+  end)
+
+  it("is the old file to its end when a new one takes its place, and when its object goes", function()
+    start(20000000)
+    local client, part = begin(1000)
+    service:file("pro", "a new one, which is shorter")
+    assert(os.remove(service.config.storage_dir .. "/" .. file.file_path))
+    assert.is_true(BYTES == finish(client, part, #BYTES))
+    assert.equal("completed", history(1)[1].status)
+    assert.equal(1, downloads())
+    assert.equal("a new one, which is shorter", service:get(path, { token = token }).body)
+  end)
+
+  it("ends well when the service is told to end", function()
+    start(20000000, { drain = 60 })
+    local client, part = begin(1000)
+    service.child:kill(signal.SIGTERM)
+    assert.is_true(BYTES == finish(client, part, #BYTES))
+    assert.equal("completed", history(1)[1].status)
+    assert.equal(1, downloads())
+  end)
+end)
+
+describe("a download without the database", function()
+  after_each(function() service:stop() end)
+
+  local admin, name
+
+  local function lose_database()
+    name = query("select current_database()::text as name")[1].name
+    admin = assert(pg.connect((service.url:gsub("dbname=%S+", "dbname=postgres"))))
+    assert(admin:query(('alter database "%s" allow_connections false'):format(name)))
+    query("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+  end
+
+  local function find_database()
+    assert(admin:query(('alter database "%s" allow_connections true'):format(name)))
+    admin:close()
+  end
+
+  it("goes on, and is written down once when the database is back", function()
+    start(20000000)
+    local clients, parts = {}, {}
+    for i = 1, 5 do
+      clients[i], parts[i] = begin(1000)
+    end
+    lose_database()
+    for i = 1, 5 do
+      assert.is_true(BYTES == finish(clients[i], parts[i], #BYTES))
+    end
+    await("the wait", function() return service:log():find("downloads wait to be recorded", 1, true) end)
+    local refused = service:get(path, { token = token })
+    assert.equal(503, refused.status)
+    assert.truthy(refused.headers["retry-after"])
+    assert.equal(0, #history(0))
+    find_database()
+    assert.equal(5, #history(5))
+    assert.equal(5, downloads())
+    service:wait()
+    assert.equal(200, service:get(path, { token = token }).status)
+    assert.equal(6, #history(6))
+  end)
+
+  it("is in the log when it cannot be kept", function()
+    start(20000000, { prepare = function(app)
+      app.downloads = require("api.download_log").new(app.db, 2)
+      app.store = assert(require("storage").open(app.config))
+    end })
+    local clients, parts = {}, {}
+    for i = 1, 4 do
+      clients[i], parts[i] = begin(1000)
+    end
+    lose_database()
+    for i = 1, 4 do
+      finish(clients[i], parts[i], #BYTES)
+    end
+    await("two losses in the log", function()
+      local _, count = service:log():gsub("a download was not recorded", "")
+      return count == 2
+    end)
+    local line = service:log():match "[^\n]*a download was not recorded[^\n]*"
+    for _, word in ipairs { file.id, service.pro.user, "bytes=20000000", "status=completed", "127.0.0.1" } do
+      assert.truthy(line:find(word, 1, true), word .. " in " .. line)
+    end
+    find_database()
+    assert.equal(2, #history(2))
+    assert.equal(2, downloads())
+  end)
+end)
+
+describe("the address of a download", function()
+  after_each(function() service:stop() end)
+
+  local function address(forwarded)
+    local before = #history(0)
+    service:get(path, { token = token, headers = { ["X-Forwarded-For"] = forwarded } })
+    return history(before + 1)[before + 1].ip
+  end
+
+  it("is the peer's, whatever it says of itself", function()
+    start(10)
+    for _, text in ipairs { "203.0.113.7", "junk", "127.0.0.1, 203.0.113.7" } do
+      assert.equal("127.0.0.1", address(text))
+    end
+  end)
+
+  it("is the client's, as trusted proxies tell", function()
+    start(10, { config = { trusted_proxies = { "127.0.0.0/8", "10.0.0.0/8" } } })
+    assert.equal("203.0.113.7", address "203.0.113.7")
+    assert.equal("203.0.113.7", address "198.51.100.1, 203.0.113.7, 10.1.2.3")
+    assert.equal("2001:db8::7", address "2001:db8::7")
+    -- Whatever cannot be read is no address; the row is there all the same.
+    for _, text in ipairs { "junk", "1.2.3.4.5", "fe80::1%eth0", "'; drop table", "203.0.113.7:8080", ("9"):rep(3000) } do
+      assert.is_not_nil(address(text), text)
+    end
+  end)
+end)
+
+describe("a download from a remote store", function()
+  local server, url
+  local KEY <const> = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl"
+
+  setup(function()
+    server = assert(io.popen("exec env -u LD_PRELOAD node spec/support/supabase_storage.mjs " .. KEY))
+    url = "http://127.0.0.1:" .. server:read "l"
+  end)
+  teardown(function()
+    http.request { url = url .. "/end", timeout = 5 }
+    server:close()
+  end)
+  after_each(function() service:stop() end)
+
+  local function remote(size, changes)
+    local config = { storage = "supabase", supabase_url = url, supabase_service_role_key = KEY, supabase_bucket = "ate-files" }
+    for key, value in pairs(changes or {}) do config[key] = value end
+    start(size, { config = config })
+  end
+
+  it("is the same", function()
+    remote(3000000)
+    local answer = service:get(path, { token = token })
+    assert.equal(200, answer.status)
+    assert.is_true(BYTES == answer.body)
+    assert.equal('"' .. file.checksum .. '"', answer.headers.etag)
+    local part = service:get(path, { token = token, headers = { Range = "bytes=1000000-2500000" } })
+    assert.equal(206, part.status)
+    assert.equal("bytes 1000000-2500000/3000000", part.headers["content-range"])
+    assert.is_true(BYTES:sub(1000001, 2500001) == part.body)
+    assert.equal(200, service:request("HEAD", path, { token = token }).status)
+    local rows = history(2)
+    assert.same({ "completed", 3000000, true }, { rows[1].status, rows[1].bytes, rows[1].reached_end })
+    assert.same({ "completed", 1500001, false }, { rows[2].status, rows[2].bytes, rows[2].reached_end })
+    assert.equal(1, downloads())
+  end)
+
+  it("is queued when its object is gone, or is another one", function()
+    remote(5000)
+    query("update ate_files set file_size_bytes = 4999 where id = $1::uuid", { file.id })
+    assert.equal(202, service:get(path, { token = token }).status)
+    query("update ate_files set file_size_bytes = 5000, file_path = 'generated/x/gone.ate' where id = $1::uuid", { file.id })
+    assert.equal(202, service:get(path, { token = token }).status)
+    assert.equal(0, #history(0))
+  end)
+end)
