@@ -341,13 +341,14 @@ describe("what the API asks of the database", function()
         return s:one [[select *, minute = date_trunc('minute', now()) - interval '2 minutes' as right
           from ate_series(10) where completed > 0]]
       end
-      local row = busy()
+      local row
+      repeat -- a call counts for a second at most
+        row = busy()
+      until row
       assert.same({ 3, 1, true }, { row.completed, row.failed, row.right })
       assert.same({ 3000, 1000, 4000, 3000 }, { row.wait_p50, row.run_p50, row.total_p50, row.wait_p95 })
       assert.near(1900, row.run_p95, 1)
-      assert.is_true(s:value "count(*) from ate_series(10)" >= 11)
-      -- A minute that was kept is not counted again. (Within the first seconds of a minute none is kept.)
-      s:query "insert into ate_queue_minutes select * from ate_series(10) where completed > 0 on conflict do nothing"
+      -- A minute that was kept is not counted again.
       s:query "delete from file_generation_queue"
       s:query "delete from file_generation_history"
       assert.equal(3, busy().completed)
