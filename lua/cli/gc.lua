@@ -45,7 +45,8 @@ function M.run(args)
   return session.with(function(s)
     local conn = s.database
     local result, message, code = gc.run { store = s.store, config = s.config, dry_run = args.dry_run,
-      force = args.force, grace = args.grace or s.config.orphan_grace, pause = pacer(args.rate), on_progress = draw(args.json),
+      force = args.force, grace = args.grace or s.config.orphan_grace, pause = pacer(args.rate),
+      on_progress = draw(args.json),
       ask = function(sql, params)
         return conn:query(sql, params)
       end }

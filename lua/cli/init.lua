@@ -33,7 +33,7 @@ local COMMANDS = {
   { "keys", "Make, list or rotate the keys that seal and sign." },
   { "template", "Check, render, compare, test and publish templates." },
   { "jail", "Run scripts that nobody trusts, without any rights, and tell how each one ended." },
-  { "gc", "Tidy up now, as the keeper does in time: expired and replaced files, lost and stray objects." },
+  { "gc", "Reconcile the store with the database now: stray objects, lost and damaged files." },
   { "storage", "Copy all files into another store." },
   { "doctor", "Look at database, store, tokens, keys and templates, and say what is wrong." },
   { "config", "Show the configuration: every key, its value and its meaning." },
