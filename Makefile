@@ -91,6 +91,11 @@ install: $(ATELIER) ## into DESTDIR/PREFIX
 	$(Q)install -m 755 $(ATELIER) $(DESTDIR)$(PREFIX)/bin/atelier
 	$(Q)rm -rf $(SHARE)/lua $(SHARE)/sql # of an older version; templates may be the operator's own
 	$(Q)cp -R lua sql templates $(SHARE)/
+	$(Q)install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+	  $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(Q)$(ATELIER) man >$(DESTDIR)$(PREFIX)/share/man/man1/atelier.1
+	$(Q)$(ATELIER) completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/atelier
+	$(Q)sed 's|@PREFIX@|$(PREFIX)|' rocks/atelier.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/atelier.service
 
 clean: ## remove what was built (not var/, which holds data)
 	rm -rf build
