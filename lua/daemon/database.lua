@@ -1,6 +1,8 @@
 --- The database of the service's processes: the configured one, or the private cluster, started when it is not up.
 -- Must not know what is asked of it.
 -- @module daemon.database
+local log = require "log"
+
 local M = {}
 
 local CONNECT_SECONDS = 10
@@ -46,6 +48,28 @@ function M.connect(config, name)
     return nil, message, code
   end
   return conn
+end
+
+--- Connects, however long that takes; says so when what stands in the way has changed.
+-- @tparam table process see `daemon.process`
+-- @tparam table config
+-- @tparam table stop see `process:on_stop`
+-- @return conn, or nil when there is no need of one any more
+function M.await(process, config, stop)
+  local said
+  while not stop.asked do
+    local conn, message, code = M.connect(config, process.name)
+    if conn then
+      return conn
+    elseif message ~= said then
+      log.warn("database not reached", { reason = message, code = code })
+      said = message
+    end
+    process:alive(config.database_timeout)
+    if not process:listen(1) then
+      return nil
+    end
+  end
 end
 
 return M

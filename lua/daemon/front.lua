@@ -5,6 +5,7 @@ local api = require "api"
 local database = require "daemon.database"
 local httpd = require "atelier.httpd"
 local log = require "log"
+local metrics = require "metrics"
 local unistd = require "posix.unistd"
 
 local M = {}
@@ -36,10 +37,7 @@ end
 local function tick(process, app)
   process:alive()
   app:tick()
-  local found, metrics = pcall(require, "metrics")
-  if found then
-    metrics.save()
-  end
+  metrics.save()
 end
 
 local function open_server()

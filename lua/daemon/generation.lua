@@ -115,31 +115,42 @@ function M.describe(event, failure)
   return event.signal and "killed by signal " .. event.signal or "ended with code " .. event.code
 end
 
---- Takes the end of a process, and plans its next start. One that was killed from outside (SIGKILL) in the midst of its
--- work is started again at once, and that is not held against it: it may happen as often as somebody likes.
--- @tparam table p process
--- @tparam table event of atelier.master
--- @treturn boolean false when it died too often
-function Generation:bury(p, event)
+-- Somebody killed it (SIGKILL): at once again if it did its work, and that is not held against it, however often. When
+-- it had not come so far, the next one may not either (the kernel kills what takes too much memory).
+local function plan_after_kill(p, event)
+  p.early = p.is_ready and 0 or (p.early or 0) + 1
+  local pause = p.early == 0 and 0 or math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ^ (p.early - 1))
+  log.warn("process killed, started again", { process = p.name, child = event.pid, again_in = pause })
+  p.start_at = clock.now() + pause
+end
+
+local function plan_after_death(p, event, reason)
   local now = clock.now()
-  local is_foreign = event.signal == "KILL" and p.is_ready and not p.was_silent
-  local reason = p.was_silent and "was silent for too long" or M.describe(event, p.failure)
-  p.id, p.pid, p.is_ready, p.was_silent = nil, nil, false, nil
-  if self.is_ending then
-    return true
-  end
-  p.restarts, p.last = p.restarts + 1, reason
-  if is_foreign then
-    log.warn("process killed, started again", { process = p.name, child = event.pid })
-    p.start_at = now
-    return true
-  end
   p.deaths[#p.deaths + 1] = now
   local count = recent(p, now)
   local pause = math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ^ (count - 1))
   log.error("process ended", { process = p.name, child = event.pid, reason = reason, again_in = pause })
   p.start_at = now + pause
   return count < DEATHS
+end
+
+--- Takes the end of a process, and plans its next start.
+-- @tparam table p process
+-- @tparam table event of atelier.master
+-- @treturn boolean false when it died too often
+function Generation:bury(p, event)
+  local reason = p.was_silent and "was silent for too long" or M.describe(event, p.failure)
+  local may_go_on = true
+  if not self.is_ending then
+    p.restarts, p.last = p.restarts + 1, reason
+    if event.signal == "KILL" and not p.was_silent then
+      plan_after_kill(p, event)
+    else
+      may_go_on = plan_after_death(p, event, reason)
+    end
+  end
+  p.id, p.pid, p.is_ready, p.was_silent = nil, nil, false, nil
+  return may_go_on
 end
 
 --- Starts what is due, and kills what is silent or did not end in time.

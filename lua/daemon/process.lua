@@ -9,6 +9,7 @@ local config = require "config"
 local json = require "atelier.json"
 local log = require "log"
 local master = require "atelier.master"
+local signal = require "posix.signal"
 local unistd = require "posix.unistd"
 
 local M = {}
@@ -100,6 +101,37 @@ function Process:listen(seconds)
     seconds = 0
   until not text
   return true
+end
+
+local Stop = {}
+Stop.__index = Stop
+
+--- Who is to be told, too: `subject:stop()` is called when the process is told to stop, or at once when it was already.
+-- @tparam table subject
+function Stop:tell(subject)
+  self.subject = subject
+  if self.asked then
+    subject:stop()
+  end
+end
+
+--- Takes SIGTERM and SIGINT as the wish that this process ends what is under way, and then itself.
+-- @tparam number seconds that it may take for that
+-- @treturn table stop: `asked`, once it is
+function Process:on_stop(seconds)
+  local stop = setmetatable({}, Stop)
+  for _, number in ipairs { signal.SIGTERM, signal.SIGINT } do
+    signal.signal(number, function()
+      if not stop.asked then
+        self.limit(seconds)
+      end
+      stop.asked = true
+      if stop.subject then
+        stop.subject:stop()
+      end
+    end)
+  end
+  return stop
 end
 
 --- From now on this process has so many seconds left, whatever it does: a drain that hangs must not last.
