@@ -59,7 +59,7 @@ end
 
 --- The parts.
 -- @tparam table tools ask(sql, params) → rows | nil, message, code; store, config; batch, batches (rows at once, and
---   how often in a round); optional: heads, settle, force (see workflow.sweep)
+--   how often in a round); optional: heads, settle (see workflow.sweep)
 -- @treturn {table,...} {name, run}
 -- @treturn table sweep
 function M.new(tools)

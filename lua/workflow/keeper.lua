@@ -25,7 +25,7 @@ local UNLOCK = "select pg_advisory_unlock(hashtextextended('atelier keeper', 0))
 --- A new keeper.
 -- @tparam table options conn (database), store, config; optional: connect(), which gives a new connection or nil,
 --   message, code, when the first is lost; on_tick(), called about each second while `serve` waits; batch and batches
---   (rows at once, and how often in a round), heads, settle, force (see workflow.sweep)
+--   (rows at once, and how often in a round), heads, settle (see workflow.sweep)
 -- @treturn table keeper
 function M.new(options)
   local self = setmetatable({
@@ -37,8 +37,7 @@ function M.new(options)
     pauses = 0,
   }, Keeper)
   self.parts, self.sweep = chores.new { store = options.store, config = options.config, heads = options.heads,
-    settle = options.settle, force = options.force,
-    batch = options.batch or BATCH, batches = options.batches or BATCHES,
+    settle = options.settle, batch = options.batch or BATCH, batches = options.batches or BATCHES,
     ask = function(sql, params)
       return self:ask(sql, params)
     end }
@@ -130,27 +129,6 @@ function Keeper:round()
   end
   report(counts)
   return counts
-end
-
---- Rounds, one after the other and beside any other keeper, until all was gone through.
--- @treturn[1] table counts as of `round`, of all rounds together
--- @return[2] nil: the database is gone
--- @treturn[2] string message
--- @treturn[2] string code
-function Keeper:clean()
-  local total = {}
-  self.is_mine = true -- nothing rests on the lock
-  repeat
-    local counts, message, code = self:round()
-    if not counts then
-      return nil, message, code
-    end
-    for name, count in pairs(counts) do
-      total[name] = type(count) == "number" and (total[name] or 0) + count or nil
-    end
-  until self.stopping or counts.failed > 0 or not counts.more and self.sweep:is_through()
-  self.is_mine = false
-  return total
 end
 
 --- Lets another keeper have the lock. The end of the connection does that, too.

@@ -32,8 +32,7 @@ local FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 --- A new sweep.
 -- @tparam table options store, config; ask(sql, params) → rows | nil, message, code; batches (pages of the store in a
---   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600), force (delete
---   also where most objects have no row)
+--   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600)
 -- @treturn table sweep
 function M.new(options)
   return setmetatable({
@@ -43,7 +42,6 @@ function M.new(options)
     batches = options.batches,
     heads = options.heads or 200,
     settle = options.settle or SETTLE_SECONDS,
-    force = options.force,
     looked_for = FIRST_ID, -- files up to this are
     suspects = {}, -- objects without a row: key → {met first at, in which pass, met last in which pass}
     suspect_count = 0,
@@ -58,7 +56,7 @@ end
 -- Whether nothing but a wrong database explains what the last whole pass met.
 function Sweep:is_foreign()
   local last = self.last
-  return not self.force and last.unknown > FOREIGN_LEAST and last.known < last.unknown / FOREIGN_PARTS
+  return last.unknown > FOREIGN_LEAST and last.known < last.unknown / FOREIGN_PARTS
 end
 
 -- Notes an object without a row; true when it is old enough to go, by the store's clock or by ours, and was met before.
@@ -217,7 +215,6 @@ function Sweep:missing()
     end
   end
   self.looked_for = #rows == self.heads and rows[#rows].id or FIRST_ID
-  self.has_looked = self.has_looked or self.looked_for == FIRST_ID
   if #lost == 0 then
     return 0
   end

@@ -424,26 +424,6 @@ describe("the keeper", function()
     assert.equal(1, count "ate_file_versions where purged_at is null")
   end)
 
-  it("tidies all of it up at once when told to, also beside another one, and a foreign store only by force", function()
-    build(3)
-    local kept = new_keeper()
-    assert(kept:round())
-    world:query "update ate_files set is_active = false, expires_at = now() - interval '8 days'"
-    for i = 1, 120 do
-      put(artifact(("X%03d"):format(i)), 2 * DAY)
-    end
-    local code, text = program.run({ "gc", "--json" }, world.env)
-    assert.equal(0, code, text)
-    local counts = json.decode(text)
-    assert.equal(3, counts.emptied)
-    assert.equal(0, counts.orphans)
-    code, text = program.run({ "gc", "--force" }, world.env)
-    assert.equal(0, code)
-    assert.matches("120  objects without a row deleted", text)
-    assert.same({}, world:keys())
-    assert.matches("nothing to tidy up", (select(2, program.run({ "gc" }, world.env))))
-  end)
-
   it("says that the database is gone, and serves on when it is back", function()
     build(1)
     local k, conn = new_keeper()
