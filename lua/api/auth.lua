@@ -144,11 +144,16 @@ local function issuer_fault(self, claims)
   end
 end
 
+local NOBODY = unauthorized("not_signed_in", "the token belongs to nobody",
+  "Sign in; the public key is no user's token.")
+local NO_USER = problem.new(403, "wrong_role", "this is for users, and the token is not a user's")
+local NO_OPERATOR = problem.new(403, "wrong_role", "this is for operators, and the token is not an operator's")
+
 local function user_fault(self, claims)
   if claims.role == "anon" then
-    return unauthorized("not_signed_in", "the token belongs to nobody", "Sign in; the public key is no user's token.")
+    return NOBODY
   elseif claims.role ~= "authenticated" then
-    return problem.new(403, "wrong_role", "this is for users, and the token is not a user's")
+    return NO_USER
   elseif not names(claims.aud, self.audience) then
     return bad "the token is meant for another audience"
   elseif type(claims.sub) ~= "string" or not claims.sub:find(UUID) then
@@ -158,10 +163,9 @@ end
 
 local function operator_fault(claims)
   if claims.role == "anon" then
-    return unauthorized("not_signed_in", "the token belongs to nobody")
-  elseif claims.role ~= "service_role" then
-    return problem.new(403, "wrong_role", "this is for operators, and the token is not an operator's")
+    return NOBODY
   end
+  return claims.role ~= "service_role" and NO_OPERATOR or nil
 end
 
 -- Thousands of identities are remembered, and few are asked for their claims: those are read again then.
@@ -183,10 +187,13 @@ local function identify(self, parts, now)
   if fault then
     return nil, fault
   end
-  return setmetatable({ id = type(claims.sub) == "string" and claims.sub:lower() or nil, role = claims.role,
+  local identity = setmetatable({ id = type(claims.sub) == "string" and claims.sub:lower() or nil, role = claims.role,
     text = parts.text, expires = claims.exp + LEEWAY, starts = (claims.nbf or now) - LEEWAY,
-    kid = parts.key and parts.header.kid, key = parts.key,
     user_fault = user_fault(self, claims), operator_fault = operator_fault(claims) }, Identity)
+  if parts.key then
+    identity.kid, identity.key = parts.header.kid, parts.key
+  end
+  return identity
 end
 
 local function remember(self, digest, identity)
@@ -244,7 +251,11 @@ end
 -- @tparam string kind "user" or "operator"
 -- @treturn table identity; raises a problem when it is not one of that kind
 function Auth:require(authorization, kind)
-  local token = authorization and authorization:match "^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$"
+  local token
+  -- Without a pattern over the whole of it: this is done for every request, and the form is checked later, once.
+  if authorization and authorization:find "^[Bb][Ee][Aa][Rr][Ee][Rr] [^ ]" and not authorization:find(" ", 9, true) then
+    token = authorization:sub(8)
+  end
   if not token then
     error(authorization and bad "the Authorization header is not a bearer token"
       or unauthorized("no_token", "a bearer token is needed"), 0)

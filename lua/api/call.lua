@@ -42,7 +42,8 @@ local SAFE = { GET = true, HEAD = true }
 -- @tparam[opt] table params
 -- @treturn table rows; a failure ends the request with its problem
 function Call:query(name, sql, params)
-  local rows, message, code, fields = self.app.db:as_user(self.user.text, name, sql, params, SAFE[self.request.method])
+  local rows, message, code, fields = self.app.db:as_user(self.user.text, name, sql, params, SAFE[self.request.method],
+    self.route.is_quick)
   if not rows then
     error(problem.of_sql(message, code, fields), 0)
   end

@@ -74,22 +74,70 @@ local function run(slot, self, kind, claims, name, sql, params)
   return nil, message, code, fields
 end
 
-local function once(pool_of, options, ...)
-  local slot <close>, message, code = pool_of:take()
+local function once(self, ...)
+  local slot <close>, message, code = self.pool:take()
   if not slot then
     return nil, message, code
   end
-  return run(slot, options, ...)
+  return run(slot, self, ...)
 end
 
 local LOST = { connection = true, ["57P01"] = true, ["57P02"] = true, ["57P03"] = true }
 
 local function perform(self, may_repeat, ...)
-  local rows, message, code, fields = once(self.pool, self, ...)
+  local rows, message, code, fields = once(self, ...)
   if not rows and may_repeat and LOST[code] and not self.pool.failure then
-    return once(self.pool, self, ...)
+    return once(self, ...)
   end
   return rows, message, code, fields
+end
+
+-- ==== in company ===============================================================================
+
+local COMPANY = 7 -- others whose statements go along; more would make the first wait
+
+-- However it ends, nobody is left waiting.
+local Company = { __close = function(list)
+  for i = 1, #list do
+    list[i]:outcome(nil)
+  end
+end }
+
+-- Sends a statement and those of others that wait, each behind its own role and claims, in one piece.
+local function run_together(slot, self, company, item)
+  local batch, n = {}, 2
+  batch[1] = { prepared = "ate_as_user", { item.claims } }
+  batch[2] = item
+  for i = 1, #company do
+    local other = company[i].item
+    batch[n + 1], batch[n + 2] = { prepared = "ate_as_user", { other.claims } }, other
+    n = n + 2
+  end
+  slot.is_clean = false
+  local results = slot.conn:pipeline(batch, self.options)
+  if not results then
+    return nil
+  end
+  slot.is_clean = true
+  for i = #company, 1, -1 do
+    local waiter = company[i]
+    company[i] = nil
+    waiter:outcome(results[2 * i + 2])
+  end
+  return results[2]
+end
+
+-- For statements that are quick and change nothing. Nil when it must be done alone.
+local function in_company(self, item, sql)
+  local slot <close>, message, code, rows = self.pool:take(item)
+  if not slot then
+    return rows, message, code
+  end
+  local company <close> = setmetatable({}, Company)
+  if self.is_plain or slot.prepared[item.prepared] ~= sql or self.pool:company(company, COMPANY) == 0 then
+    return run(slot, self, "user", item.claims, item.prepared, sql, item[1])
+  end
+  return run_together(slot, self, company, item)
 end
 
 --- Runs a statement as a user.
@@ -103,7 +151,13 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code as of atelier.pg, or "busy"
 -- @treturn[2] ?table what `conn:last_error` gives
-function Database:as_user(claims, name, sql, params, may_repeat)
+function Database:as_user(claims, name, sql, params, may_repeat, is_quick)
+  if is_quick then
+    local rows = in_company(self, { prepared = name, params, claims = claims }, sql)
+    if rows then
+      return rows
+    end
+  end
   return perform(self, may_repeat, "user", claims, name, sql, params)
 end
 

@@ -13,21 +13,18 @@ local MOST = 100000 -- users; beyond that the least recent are forgotten, which 
 -- @tparam number burst
 -- @treturn table limiter
 function M.new(rate, burst)
-  return setmetatable({ rate = rate, burst = burst, buckets = {}, former = {}, count = 0 }, Limiter)
+  return setmetatable({ rate = rate, burst = burst, left = {}, at = {}, former_left = {}, former_at = {}, count = 0 },
+    Limiter)
 end
 
-local function bucket_of(self, user, now)
-  local bucket = self.buckets[user]
-  if bucket then
-    return bucket
-  end
-  bucket = self.former[user] or { left = self.burst, at = now }
+-- Numbers in two tables, not a table for each user: the collector need not look at those.
+local function admit(self, user, now)
   if self.count >= MOST then
-    self.former, self.buckets, self.count = self.buckets, {}, 0
+    self.former_left, self.former_at, self.left, self.at, self.count = self.left, self.at, {}, {}, 0
   end
-  self.buckets[user] = bucket
   self.count = self.count + 1
-  return bucket
+  self.at[user] = self.former_at[user] or now
+  return self.former_left[user] or self.burst
 end
 
 --- Takes one request out of a user's bucket.
@@ -36,17 +33,17 @@ end
 -- @treturn[1] nil when there was one
 -- @treturn[2] integer seconds until there will be one again
 function Limiter:take(user, now)
-  local bucket = bucket_of(self, user, now)
-  local left = bucket.left + (now - bucket.at) * self.rate
+  local left = self.left[user] or admit(self, user, now)
+  left = left + (now - self.at[user]) * self.rate
   if left > self.burst then
     left = self.burst
   end
-  bucket.at = now
+  self.at[user] = now
   if left < 1 then
-    bucket.left = left
+    self.left[user] = left
     return math.max(1, math.ceil((1 - left) / self.rate))
   end
-  bucket.left = left - 1
+  self.left[user] = left - 1
 end
 
 return M

@@ -67,5 +67,5 @@ return {
     auth = "user", params = { device_hash = schema.device_hash { required = true }, template = schema.template() },
     responses = { [200] = { description = "The state", schema = STATUS_SCHEMA },
       [404] = { description = "No such device of yours, or no such template" } },
-    handler = status },
+    is_quick = true, handler = status },
 }

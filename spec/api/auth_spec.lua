@@ -47,7 +47,7 @@ describe("api.auth", function()
 
   it("knows a user by a good token, however the scheme is written", function()
     local text = token.sign(SECRET, claims { email = "someone@spec.invalid" })
-    for _, scheme in ipairs { "Bearer ", "bearer ", "BEARER  " } do
+    for _, scheme in ipairs { "Bearer ", "bearer ", "BeArEr " } do
       local user = ask(scheme .. text)
       assert.equal(USER, user.id)
       assert.equal("authenticated", user.role)
