@@ -292,6 +292,8 @@ create table if not exists public.ate_workers (
   gone_at timestamptz,
   gone_reason text
 ) with (fillfactor = 50);
+-- Where the line began when this worker last looked from its start: who counts places need not walk what is dead.
+alter table public.ate_workers add column if not exists line_start timestamptz;
 
 -- The vendor's tables -----------------------------------------------------------------------------------------------
 

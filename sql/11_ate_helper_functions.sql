@@ -586,12 +586,12 @@ begin
   else
     held := (select w.lock_held from public.ate_workers w where w.worker_id = me);
   end if;
-  insert into public.ate_workers as w (worker_id, host, pid, backend_pid, lock_held, started_at, last_seen)
+  insert into public.ate_workers as w (worker_id, host, pid, backend_pid, lock_held, started_at, last_seen, line_start)
   values (me, parts[1], parts[2]::integer, pg_backend_pid(), coalesce(held, false), clock_timestamp(),
-    clock_timestamp())
+    clock_timestamp(), to_timestamp(nullif(current_setting('atelier.line_start', true), '')::float8))
   on conflict (worker_id) do update set
     backend_pid = excluded.backend_pid, lock_held = w.lock_held and excluded.lock_held, last_seen = excluded.last_seen,
-    gone_at = null, gone_reason = null;
+    gone_at = null, gone_reason = null, line_start = coalesce(excluded.line_start, w.line_start);
   perform public.rescue_ate_generations();
   perform set_config('atelier.next_tick', (extract(epoch from clock_timestamp())
     + greatest(0.25, 20 * extract(epoch from clock_timestamp() - moment)))::text, false);
@@ -617,6 +617,7 @@ declare
   moment timestamptz;
   until timestamptz;
   low timestamptz;
+  head timestamptz;
   mark timestamptz;
   ids uuid[];
   devices uuid[];
@@ -657,8 +658,8 @@ begin
       low := to_timestamp(nullif(current_setting('atelier.claim_mark', true), '')::float8) - interval '1 millisecond';
     end if;
     loop
-      select array_agg(c.id), array_agg(c.device_id), array_agg(c.template_id), max(c.sort_key)
-      into ids, devices, templates, mark from (
+      select array_agg(c.id), array_agg(c.device_id), array_agg(c.template_id), min(c.sort_key), max(c.sort_key)
+      into ids, devices, templates, head, mark from (
         select q.id, q.device_id, q.template_id, q.sort_key from public.file_generation_queue q
         where q.status = 'queued' and q.sort_key >= coalesce(low, '-infinity') and q.run_after <= moment
           -- A scalar subquery is a probe of the index for each row; NOT EXISTS may become a walk over all in
@@ -668,7 +669,9 @@ begin
         order by q.sort_key limit claim_ate_generations.batch_size for update of q skip locked) c;
       if low is null then
         perform set_config('atelier.claim_until', (extract(epoch from clock_timestamp())
-          + greatest(0.1, 20 * extract(epoch from clock_timestamp() - moment)))::text, false);
+          + greatest(0.1, 20 * extract(epoch from clock_timestamp() - moment)))::text, false),
+          -- What may not run yet has its place after this moment.
+          set_config('atelier.line_start', extract(epoch from coalesce(head, moment))::text, false);
       end if;
       exit when ids is not null or low is null;
       low := null;

@@ -179,15 +179,19 @@ begin
   return coalesce(cardinality(ids), 0);
 end $$;
 
--- The place in the line of a job with that sort key, counted up to 1,000: whoever asks often must not count far.
+-- The place in the line of a job with that sort key, counted up to 1,000 and from where a worker has lately seen the line
+-- begin: whoever asks often must not count far, nor walk what an old snapshot keeps in the index.
 create or replace function public.ate_place(sort_key timestamptz) returns integer
 language plpgsql stable security definer
 set search_path = '' set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
+declare
+  start constant timestamptz := coalesce((select max(w.line_start) from public.ate_workers w
+    where w.gone_at is null and w.last_seen > clock_timestamp() - interval '1 minute'), '-infinity');
 begin
   return 1 + (select count(*) from (
-    select from public.file_generation_queue q where q.status = 'queued' and q.sort_key < ate_place.sort_key
-    limit 999) ahead);
+    select from public.file_generation_queue q
+    where q.status = 'queued' and q.sort_key >= start and q.sort_key < ate_place.sort_key limit 999) ahead);
 end $$;
 
 -- The place in the line, from 1; NULL when it is not waiting, or not the caller's.

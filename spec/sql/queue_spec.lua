@@ -273,6 +273,43 @@ describe("the queue", function()
     assert.same({ order[10], order[1], order[5] }, { got[1].queue_id, got[2].queue_id, got[3].queue_id })
   end)
 
+  it("lets an urgent job overtake a long line, along the index whatever the statistics say", function()
+    s:query [[insert into devices (device_hash, status, trial_ends_at)
+      select 'LINE-' || n, 'trial', now() + interval '1 day' from generate_series(1, 500) n]]
+    assert.equal(5, #claim("w", 5))
+    s:device { hash = "HURRY" }
+    local id = s:value "queue_ate_generation('HURRY', 'smartgram', 1)"
+    s:query "select set_config('atelier.claim_until', '0', false)" -- a session looks from the start now and then
+    assert.equal(id, claim("w", 1)[1].queue_id)
+    -- No plan of a claim may look at all that is queued for a batch.
+    local settings = s:value "proconfig::text from pg_proc where proname = 'claim_ate_generations'"
+    for _, kind in ipairs { "seqscan", "bitmapscan", "sort" } do
+      assert.truthy(settings:find("enable_" .. kind .. "=off", 1, true), kind)
+    end
+    assert.truthy(settings:find("plan_cache_mode=force_generic_plan", 1, true))
+  end)
+
+  it("counts places from where a worker has seen the line begin", function()
+    for n = 1, 4 do
+      s:device { hash = "LINE-" .. n, user = n }
+    end
+    local function place(n)
+      return s:value([[ate_queue_position((select q.id from file_generation_queue q join devices d on d.id = q.device_id
+        where d.device_hash = $1))]], { "LINE-" .. n })
+    end
+    assert.equal(4, place(4))
+    claim("w", 2)
+    s:query "select set_config('atelier.next_tick', '0', false)"
+    claim("w", 1)
+    assert.is_true(s:value "line_start > now() from ate_workers")
+    assert.equal(1, place(4))
+    -- A worker that is gone says nothing.
+    s:query "update ate_workers set line_start = 'infinity', gone_at = now()"
+    assert.equal(1, place(4))
+    s:query "select queue_ate_generation('LINE-1'), queue_ate_generation('LINE-2')"
+    assert.equal(3, s:value "max(ate_queue_position(id)) from file_generation_queue where status = 'queued'")
+  end)
+
   it("fails for good what is no longer entitled when its turn comes", function()
     local id = s:device { hash = "GONE", user = 1 }
     s:device { hash = "STAYS", user = 2 }
