@@ -1,8 +1,9 @@
 --- Writes down what was downloaded: a row of download_history for each response, and the files' counters.
 --
 -- Owns the rows that are not in the database yet. Whoever adds one while nobody writes writes all there are, in one
--- statement, until none is left; others go on at once. A row has an id of its own, so that a batch may be sent again
--- when nobody knows whether it arrived. While the database is away rows wait; what cannot be kept is in the log, whole.
+-- statement, until none is left, with a rest in between, in which others gather; those go on at once. A row has an id
+-- of its own, so that a batch may be sent again when nobody knows whether it arrived. While the database is away rows
+-- wait; what cannot be kept is in the log, whole.
 -- Must not know requests. Works inside the loop of atelier.httpd only.
 -- @module api.download_log
 local crypto = require "atelier.crypto"
@@ -15,6 +16,7 @@ local M = {}
 
 local MOST_WAITING = 10000
 local BATCH = 200
+local REST = 0.05 -- a batch of twenty costs the database five times as much as one row, not twenty times
 local FIRST_DELAY, LONGEST_DELAY = 0.1, 5
 local LONGEST_AGENT = 512
 
@@ -106,6 +108,9 @@ local function flush(self)
         self.waiting[i] = nil
       end
       self.first, delay = self.first + #entries, nil
+      if #entries < BATCH then
+        httpd.sleep(REST)
+      end
     else
       if not delay then
         log.warn("downloads wait to be recorded", { waiting = self.last - self.first + 1, reason = message })

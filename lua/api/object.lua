@@ -21,16 +21,13 @@ local PIECE = 1 << 18
 function M.open(store, key, size)
   local head, message, code = store:head(key)
   local handle
-  if head then -- so that it is a file: what else may lie in a folder could hold us up
+  if head and head.size == size then -- an object is never changed, so that what is opened now has that size too
     handle, message, code = store:get(key)
+  elseif head then
+    return nil, "size", ("has %d bytes, not %d"):format(head.size, size)
   end
   if not handle then
     return nil, code == "not_found" and "missing" or "store", message
-  end
-  local real = handle:seek "end"
-  if real ~= size then
-    handle:close()
-    return nil, "size", ("has %d bytes, not %d"):format(real or -1, size)
   end
   return setmetatable({ handle = handle, is_file = io.type(handle) == "file" }, Object)
 end
