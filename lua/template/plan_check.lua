@@ -13,9 +13,11 @@ local tryout = require "template.tryout"
 
 local M = {}
 
+--- For runs with hostile values, unless there is no hurry.
+M.SECONDS = 1
+
 -- Variables that scripts take for granted; the others are free text, and hostile in a rehearsal of the scripts.
 local SETTLED <const> = { "plan", "plan_tools", "expires_at", "issued_at", "template", "version", "artifact_id" }
-local SECONDS <const> = 1 -- for runs with hostile values, unless there is no hurry
 local SHORT <const> = 64 -- bytes: longer hostile texts tell nothing more about a script
 
 local HINTS <const> = {
@@ -154,7 +156,7 @@ end
 -- a value by an error; it must not do anything worse.
 local function run_hostile(self, made, vars)
   local count, refusals, first = 0, 0, nil
-  local deadline = clock.now() + (self.thorough and math.huge or SECONDS)
+  local deadline = clock.now() + (self.thorough and math.huge or M.SECONDS)
   for _, case in ipairs(nasty.strings) do
     if #case.value <= SHORT and not case.name:find("^byte") and clock.now() < deadline then
       local result, message, code = hostile_verdict(self, case, made, vars)

@@ -293,7 +293,8 @@ describe("api.database", function()
             assert.equal(service[({ "starter", "pro", "max" })[i % 3 + 1]].user, assert(r[1], r[2])[1].id)
           end
         end
-        assert.same({ connections = 2, idle = 2, waiting = 0 }, db:stats())
+        local stats = db:stats() -- the second connection is there only if the first was busy when it was needed
+        assert.same({ stats.connections, 0 }, { stats.idle, stats.waiting })
       end)
     end)
 

@@ -4,10 +4,11 @@ local fault = require "template.fault"
 local folders = require "spec.support.template_folder"
 local jail = require "atelier.jail"
 local json = require "atelier.json"
+local plan_check = require "template.plan_check"
 local rehearsal = require "template.rehearsal"
 
 -- What is no verdict here is only slow.
-rehearsal.SECONDS = 600
+plan_check.SECONDS, rehearsal.SECONDS = 600, 600
 local PATIENT = { jail_time = 60 }
 
 local function heads(list)
