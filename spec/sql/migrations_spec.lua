@@ -175,6 +175,42 @@ describe("the migrations", function()
     assert.is_true(s:value "convalidated from pg_constraint where conname = 'subscriptions_plan_id_plans_name_fkey'")
   end)
 
+  it("serve a Supabase project whose owner is no superuser, from the purchase to the download", function()
+    local admin, owner = project()
+    database.migrate(owner)
+    local s = session(owner)
+    s:query "select publish_ate_template('smartgram', '1', 'p', '[]', '[]', repeat('a', 64))"
+    s:query [[update devices set user_id = '00000000-0000-0000-0000-000000000001', status = 'suspended'
+      where device_hash in ('LEGACY-1', 'LEGACY-3')]]
+    s:query "update devices set status = 'active' where device_hash = 'LEGACY-3'"
+    -- The worker and the API log in as what may take the roles on; neither owns anything.
+    local api = session((admin:gsub("user=postgres", "user=authenticator")))
+    local service, user = "service_role", "authenticated"
+    local claims = '{"sub": "00000000-0000-0000-0000-000000000001", "role": "authenticated"}'
+    local function as(role, sql, params)
+      api:query "begin"
+      api:query("select set_config('role', $1, true), set_config('request.jwt.claims', $2, true)", { role, claims })
+      local rows = api:query(sql, params)
+      api:query "commit"
+      return rows
+    end
+    local job = as(service, "select * from claim_ate_generations('w', 5)")[1]
+    assert.equal("LEGACY-3", job.device_hash)
+    assert.equal("processing", as(user, "select * from ate_status('LEGACY-3')")[1].state)
+    local file = as(service, [[select complete_ate_generation($1, 'generated/a', 9, repeat('a', 64), repeat('a', 64),
+      1) as id]], { job.queue_id })[1].id
+    assert.is_true(as(user, "select * from ate_status('LEGACY-3')")[1].is_ready)
+    assert.equal("ok", as(user, "select * from ate_download($1)", { file })[1].verdict)
+    assert.equal("device_not_active", as(user, "select * from ate_status('LEGACY-1')")[1].reason)
+    assert.equal(0, #as(user, "select * from ate_status('LEGACY-2')"))
+    assert.is_true(as(user, "select * from request_ate_generation('LEGACY-3')")[1].created)
+    assert.equal(1, #as(user, "select * from ate_present_jobs()"))
+    assert.is_true(#as(service, "select * from ate_queue_summary()") > 0)
+    assert.is_true(as(service, "select * from ate_worker_list()")[1].alive)
+    as(service, "select log_download($1, null, null, 9)", { file })
+    assert.equal(1, as(user, "select * from ate_status('LEGACY-3')")[1].download_count)
+  end)
+
   it("leave a Supabase project's own things to it", function()
     local admin, owner = project()
     local s = session(admin)
