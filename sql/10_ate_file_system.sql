@@ -176,9 +176,9 @@ create table if not exists public.file_generation_queue (
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.05);
 alter table public.file_generation_queue
   add column if not exists reason text not null default 'request',
-  -- When it may run, and where it stands: run_after plus a minute per step of priority, so that nothing waits more than
-  -- nine minutes for what came later, and 1 overtakes a long line of 5 for four. The clock, not now(): rows of one statement have places of
-  -- their own.
+  -- When it may run, and where it stands: run_after plus half a minute per step of priority, so that 10 waits 270
+  -- seconds at most for what came later, and 1 overtakes a long line of 5 for two minutes. The clock, not now(): rows
+  -- of one statement have places of their own.
   add column if not exists run_after timestamptz not null default clock_timestamp(),
   add column if not exists sort_key timestamptz not null default now(),
   -- The fence: one more with every claim, never less.
@@ -244,7 +244,7 @@ alter table public.file_generation_queue
 create or replace function public.ate_place_in_queue() returns trigger
 language plpgsql set search_path = '' as $$
 begin
-  new.sort_key := new.run_after + new.priority * interval '1 minute';
+  new.sort_key := new.run_after + new.priority * interval '30 seconds';
   return new;
 end $$;
 
