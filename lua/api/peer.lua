@@ -15,14 +15,14 @@ local function read_v4(text)
   return string.char(table.unpack(bytes))
 end
 
--- The groups of one side of "::", as bytes.
-local function read_groups(text)
+-- The groups of one side of "::", as bytes. Only the last of all may be an IPv4 address.
+local function read_groups(text, is_end)
   local out = {}
   if text == "" then
     return ""
   end
-  for group in (text .. ":"):gmatch "([^:]*):" do
-    local v4 = group:find(".", 1, true) and read_v4(group)
+  for group, at in (text .. ":"):gmatch "([^:]*):()" do
+    local v4 = is_end and at == #text + 2 and group:find(".", 1, true) and read_v4(group)
     if v4 then
       out[#out + 1] = v4
     elseif group:find "^%x%x?%x?%x?$" then
@@ -37,10 +37,10 @@ end
 local function read_v6(text)
   local left, right = text:match "^(.-)::(.*)$"
   if not left then
-    local whole = read_groups(text)
+    local whole = read_groups(text, true)
     return whole and #whole == 16 and whole or nil
   end
-  left, right = read_groups(left), not right:find("::", 1, true) and read_groups(right) or nil
+  left, right = read_groups(left), not right:find("::", 1, true) and read_groups(right, true) or nil
   if not left or not right or #left + #right > 14 then
     return nil
   end

@@ -34,7 +34,7 @@ end
 -- @treturn[2] integer seconds until there will be one again
 function Limiter:take(user, now)
   local left = self.left[user] or admit(self, user, now)
-  left = left + (now - self.at[user]) * self.rate
+  left = left + math.max(0, now - self.at[user]) * self.rate
   if left > self.burst then
     left = self.burst
   end
