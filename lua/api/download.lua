@@ -123,9 +123,10 @@ end
 -- Notes a response once it is over: what really went out, which for one that was cut is less than was meant.
 local function note_completion(call, found, offset, length)
   local app, user = call.app, call.user.id
-  local ip, agent = app:client(call.request), call.request.headers["user-agent"]
+  local headers = call.request.headers
+  local ip = headers["x-forwarded-for"] and app:client(call.request) or call.request.peer
   call.on_complete = function(info)
-    app.downloads:add { file = found.ate_file_id, user = user, ip = ip, agent = agent,
+    app.downloads:add { file = found.ate_file_id, user = user, ip = ip, agent = headers["user-agent"],
       status = info.finished and "completed" or "failed", bytes = info.bytes_sent,
       reached_end = info.finished and offset + length == found.file_size }
   end
