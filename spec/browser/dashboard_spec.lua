@@ -100,7 +100,8 @@ describe("the dashboard", function()
     service:start()
     file = service.dir .. "/browser.json"
     assert(os.execute("mkdir -p " .. service.dir .. "/home"))
-    write(file, json.encode { url = service:state().url, tokens = tokens(), devices = devices, modules = MODULES,
+    write(file, json.encode { url = service:state().url, pid = service:state().pid, root = service.root, tokens = tokens(),
+      devices = devices, modules = MODULES,
       work = service.dir .. "/home", cases = service.dir .. "/cases.json", shots = os.getenv "SHOTS", templates = service.dir .. "/templates", env = world.env,
       exe = host.exe, sql = { host.exe, "run", host.root .. "/spec/browser/database.lua", world.url } })
   end)

@@ -102,6 +102,20 @@ step("what becomes impossible meanwhile is told, not hidden", async () => {
   await page.click("#pause");
 });
 
+step("a reload that is refused is told with file, line and reason", async () => {
+  const script = `${world.root}/lua/plans.lua`;
+  const before = readFileSync(script, "utf8");
+  assert((await page.text("#ops-generation")).includes("Not reloaded"), "none so far");
+  writeFileSync(script, `${before}\nthis is no Lua\n`);
+  process.kill(world.pid, "SIGHUP");
+  await until("the reason", async () => /plans\.lua:\d+/.test(await page.text("#reload-error")));
+  await page.shot("operator-reload");
+  writeFileSync(script, before);
+  process.kill(world.pid, "SIGHUP");
+  await until("a reload that goes well", async () => (await page.text("#ops-generation")).includes("went well"));
+  assert((await page.text("#ops-generation")).startsWith("Generation\n\n2"), "the second generation");
+});
+
 step("Japanese, on a phone: nothing is wider than the page", async () => {
   await page.click('input[name="language"][value="ja"]');
   await until("Japanese", async () => (await page.text("#ops-failures h2")).startsWith("失敗"));

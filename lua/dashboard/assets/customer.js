@@ -44,15 +44,24 @@ function open(app, config, leave) {
   const licence = licenceCard(parts.licence, () => data, licenseOf);
   const history = historyCard(parts.history, () => data);
 
-  function draw() {
-    drawDevices();
-    const none = data.devices?.length === 0;
-    for (const part of ["licence", "plan", "opener", "history"]) parts[part].hidden = none;
-    place(parts.alert, data.fault && notice("bad", t("error_title"), errorText(data.fault), {
-      id: data.fault.requestId, action: h("button", { type: "button", "data-key": "retry", onclick: load }, icon("again"), t("retry")) }));
-    ticket(parts.ticket, data, { download, generate });
-    planCard(parts.plan, data);
-    licence.draw();
+  // Each part is drawn when what it shows has changed: whoever reads it or stands in it is left in peace.
+  const drawn = {};
+  function draw(all = false) {
+    const part = (name, key, show) => {
+      const now = JSON.stringify(key);
+      if (!all && drawn[name] === now) return;
+      drawn[name] = now;
+      show();
+    };
+    const { device, devices, status, license, plans, fault, mode } = data;
+    const none = devices?.length === 0;
+    for (const name of ["licence", "plan", "opener", "history"]) parts[name].hidden = none;
+    part("alert", [fault?.code, fault?.details, fault?.requestId], () => place(parts.alert, fault && notice("bad", t("error_title"), errorText(fault), {
+      id: fault.requestId, action: h("button", { type: "button", "data-key": "retry", onclick: load }, icon("again"), t("retry")) })));
+    part("devices", [devices, device], drawDevices);
+    part("ticket", [device, devices, status && { ...status, download_url: null }, mode], () => ticket(parts.ticket, data, { download, generate }));
+    part("plan", [device, devices, license?.plan, plans, Boolean(status)], () => planCard(parts.plan, data));
+    part("licence", [device, license, Boolean(status)], () => licence.draw());
   }
 
   function drawDevices() {
@@ -214,7 +223,7 @@ function open(app, config, leave) {
   });
 
   return {
-    redraw: () => { draw(); opener.draw(); history.draw(); },
+    redraw: () => { draw(true); opener.draw(); history.draw(); },
     close: () => { stop.abort(); clearTimeout(timer); app.replaceChildren(); },
   };
 }

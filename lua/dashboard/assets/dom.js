@@ -71,12 +71,17 @@ export function mark(className = "mark") {
 }
 
 // Puts new content in a place, and the focus back on what had it (by data-key), so that a live page can be used by
-// keyboard.
+// keyboard; what was unfolded stays so.
 export function place(where, ...content) {
   const held = where.contains(document.activeElement) ? document.activeElement : null;
   const key = held?.closest("[data-key]")?.dataset.key;
+  const unfolded = [...where.querySelectorAll("details[open] > summary[data-key]")].map((one) => one.dataset.key);
   where.replaceChildren();
   append(where, content);
+  for (const one of unfolded) {
+    const summary = where.querySelector(`summary[data-key="${CSS.escape(one)}"]`);
+    if (summary) summary.parentElement.open = true;
+  }
   if (!held) return;
   const next = key && where.querySelector(`[data-key="${CSS.escape(key)}"]`);
   if (next && !next.disabled) next.focus({ preventScroll: true });

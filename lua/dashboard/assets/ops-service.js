@@ -9,8 +9,9 @@ const when = (value) => value ? h("time", { datetime: value, title: time(value) 
 const table = (id, columns, rows) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": id },
   h("table", {}, h("thead", {}, h("tr", {}, columns.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
 
-function reloadNotice(reload) {
-  if (!reload?.at) return h("p", { class: "soft" }, t("ops_reload_never"));
+// A service that just started tells its start as a reload that went well.
+function reloadNotice(reload, generation) {
+  if (!reload?.at || (reload.ok && generation === 1)) return h("p", { class: "soft" }, t("ops_reload_never"));
   if (reload.ok) return h("p", { class: "soft" }, t("ops_reload_ok", { when: relative(reload.at) }));
   return notice("bad", t("ops_reload_failed", { when: relative(reload.at) }), null,
     { details: h("p", { class: "verbatim", id: "reload-error" }, reload.message) });
@@ -23,7 +24,7 @@ export function generationCard(state) {
   return [head,
     h("p", { class: "reload" }, h("b", {}, number(state.generation ?? 0)),
       state.started_at && h("span", { class: "soft" }, t("ops_generation_text", { when: relative(state.started_at) }))),
-    reloadNotice(state.reload),
+    reloadNotice(state.reload, state.generation),
     state.processes?.length > 0 && table("generation-title", [t("ops_process"), t("ops_pid"), t("ops_restarts"), t("ops_since")],
       state.processes.map((one) => h("tr", {}, h("td", {}, one.name), h("td", {}, h("code", {}, String(one.pid))),
         h("td", {}, number(one.restarts ?? 0)), h("td", { class: "nowrap" }, when(one.since)))))];

@@ -59,7 +59,7 @@ function failure(job) {
   const code = job.error?.code;
   const key = code === "cancelled" ? "job_cancelled" : code?.startsWith("jail_") ? "job_failed_check" : "job_failed_text";
   return h("div", {}, h("p", { class: "lead" }, t(key)),
-    job.error && h("details", { class: "reason" }, h("summary", {}, t("details")),
+    job.error && h("details", { class: "reason" }, h("summary", { "data-key": "reason" }, t("details")),
       h("p", {}, h("code", {}, job.error.code)), job.error.message && h("p", { class: "verbatim" }, job.error.message)));
 }
 
