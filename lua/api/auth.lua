@@ -1,13 +1,14 @@
 --- Who asks: reads and verifies the bearer token of a request.
 --
--- Owns the rules of RFC 7515 and 7519 as far as they are used here, and the place where the secret of HS256 tokens
--- lies. The key decides the algorithm: HS256 belongs to the secret, ES256 and RS256 to the key that the JWKS has
--- under the token's `kid`. Never logs a token or a part of one. Must not know routes or the database.
+-- Owns the rules of RFC 7515 as far as they are used here; those of RFC 7519 are in api.claims. The key decides the
+-- algorithm: HS256 belongs to the secret, ES256 and RS256 to the key that the JWKS has under the token's `kid`. Never
+-- logs a token or a part of one. Must not know routes or the database.
 --
 -- What is refused with 401: no token, a malformed one, a wrong signature, one whose time is over or has not come, and
 -- one that names nobody (role `anon`): another token helps. With 403: a token that is good but for others, such as
 -- service_role where a user is meant: signing in again does not help.
 -- @module api.auth
+local claims_of = require "api.claims"
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
 local jwks = require "api.jwks"
@@ -17,25 +18,12 @@ local secret = require "api.secret"
 local M = {}
 
 local LONGEST = 8192 -- bytes of a token
-local LEEWAY = 30
 local CACHED = 4096 -- verified tokens that are remembered, and as many before them
 
-local UUID = ("^h8-h4-h4-h4-h12$"):gsub("%-", "%%-"):gsub("h(%d+)", function(n)
-  return ("%x"):rep(tonumber(n))
-end)
+local bad, unauthorized = claims_of.bad, claims_of.unauthorized
 
 local Auth = {}
 Auth.__index = Auth
-
-local function unauthorized(code, message, hint)
-  return problem.new(401, code, message, { hint = hint, headers = {
-    ["WWW-Authenticate"] = code == "no_token" and 'Bearer realm="atelier"'
-      or ('Bearer realm="atelier", error="invalid_token", error_description="%s"'):format(message) } })
-end
-
-local function bad(message)
-  return unauthorized("bad_token", message)
-end
 
 -- ==== the token's form =========================================================================
 
@@ -104,70 +92,6 @@ end
 
 VERIFY.ES256, VERIFY.RS256 = verify_with_key, verify_with_key
 
--- ==== the claims ===============================================================================
-
-local function is_time(value)
-  return type(value) == "number" and value == value and value > -1e15 and value < 1e15
-end
-
-local function time_fault(claims, now)
-  if not is_time(claims.exp) then
-    return bad "the token has no expiry"
-  elseif claims.nbf ~= nil and not is_time(claims.nbf) or claims.iat ~= nil and not is_time(claims.iat) then
-    return bad "the token's times are malformed"
-  elseif now >= claims.exp + LEEWAY then
-    return unauthorized("token_expired", "the token has expired", "Sign in again.")
-  elseif claims.nbf and now < claims.nbf - LEEWAY then
-    return unauthorized("token_early", "the token is not valid yet", "Is the clock of its issuer right?")
-  end
-end
-
-local function names(audience, wanted)
-  if type(audience) == "string" then
-    return audience == wanted
-  elseif not json.is_array(audience) then
-    return false
-  end
-  for _, one in ipairs(audience) do
-    if one == wanted then
-      return true
-    end
-  end
-  return false
-end
-
--- A project's legacy keys name "supabase" as their issuer and have neither subject nor audience.
-local function issuer_fault(self, claims)
-  if self.issuer and claims.iss ~= self.issuer
-    and not (claims.role == "service_role" and claims.sub == nil and claims.iss == "supabase") then
-    return bad "the token's issuer is not accepted"
-  end
-end
-
-local NOBODY = unauthorized("not_signed_in", "the token belongs to nobody",
-  "Sign in; the public key is no user's token.")
-local NO_USER = problem.new(403, "wrong_role", "this is for users, and the token is not a user's")
-local NO_OPERATOR = problem.new(403, "wrong_role", "this is for operators, and the token is not an operator's")
-
-local function user_fault(self, claims)
-  if claims.role == "anon" then
-    return NOBODY
-  elseif claims.role ~= "authenticated" then
-    return NO_USER
-  elseif not names(claims.aud, self.audience) then
-    return bad "the token is meant for another audience"
-  elseif type(claims.sub) ~= "string" or not claims.sub:find(UUID) then
-    return bad "the token's subject is not a user's id"
-  end
-end
-
-local function operator_fault(claims)
-  if claims.role == "anon" then
-    return NOBODY
-  end
-  return claims.role ~= "service_role" and NO_OPERATOR or nil
-end
-
 -- Thousands of identities are remembered, and few are asked for their claims: those are read again then.
 local Identity = {}
 
@@ -183,13 +107,15 @@ local function identify(self, parts, now)
     return nil, bad "the token's algorithm is not accepted"
   end
   local claims = parts.claims
-  local fault = verify(self, parts) or time_fault(claims, now) or issuer_fault(self, claims)
+  local fault = verify(self, parts) or claims_of.time_fault(claims, now)
+    or claims_of.issuer_fault(claims, self.issuer)
   if fault then
     return nil, fault
   end
   local identity = setmetatable({ id = type(claims.sub) == "string" and claims.sub:lower() or nil, role = claims.role,
-    text = parts.text, expires = claims.exp + LEEWAY, starts = (claims.nbf or now) - LEEWAY,
-    user_fault = user_fault(self, claims), operator_fault = operator_fault(claims) }, Identity)
+    text = parts.text, expires = claims.exp + claims_of.LEEWAY, starts = (claims.nbf or now) - claims_of.LEEWAY,
+    user_fault = claims_of.user_fault(claims, self.audience),
+    operator_fault = claims_of.operator_fault(claims) }, Identity)
   if parts.key then
     identity.kid, identity.key = parts.header.kid, parts.key
   end
