@@ -76,7 +76,7 @@ function Object:send(call, answer, offset, length)
     answer.file = { handle = self.handle, offset = offset, length = length }
     return call:respond(answer)
   elseif call.request.method == "HEAD" then
-    answer.body = ""
+    answer.stream = true -- an empty body would tell a length of 0
     return call:respond(answer)
   end
   return stream(self, call, answer, offset, length)

@@ -322,11 +322,31 @@ describe("a download from a remote store", function()
     assert.equal(206, part.status)
     assert.equal("bytes 1000000-2500000/3000000", part.headers["content-range"])
     assert.is_true(BYTES:sub(1000001, 2500001) == part.body)
-    assert.equal(200, service:request("HEAD", path, { token = token }).status)
+    local head = service:request("HEAD", path, { token = token })
+    assert.equal(200, head.status)
+    assert.equal("", head.body)
+    assert.equal(answer.headers.etag, head.headers.etag)
+    assert.is_true((head.headers["content-length"] or "3000000") == "3000000")
     local rows = history(2)
     assert.same({ "completed", 3000000, true }, { rows[1].status, rows[1].bytes, rows[1].reached_end })
     assert.same({ "completed", 1500001, false }, { rows[2].status, rows[2].bytes, rows[2].reached_end })
     assert.equal(1, downloads())
+  end)
+
+  it("is cut when the store fails in the middle, and refused when it fails before", function()
+    remote(20000000)
+    local client, part = begin(1000, 4096)
+    http.request { method = "POST", url = url .. "/drop-buckets" }
+    local rest, left = client:take(#BYTES - #part)
+    if not rest then -- what was asked for already still came
+      client:close()
+      assert.is_true(#part + #left < #BYTES)
+      local row = history(1)[1]
+      assert.equal("failed", row.status)
+      assert.is_false(row.reached_end)
+      assert.equal(0, downloads())
+    end
+    assert.equal(503, service:get(path, { token = token }).status)
   end)
 
   it("is queued when its object is gone, or is another one", function()
