@@ -127,7 +127,7 @@ local function run_together(slot, self, company, item)
   return results[2]
 end
 
--- For statements that are quick and change nothing. Nil when it must be done alone.
+-- For statements that are quick and change nothing. Nil and no code when it must be done alone.
 local function in_company(self, item, sql)
   local slot <close>, message, code, rows = self.pool:take(item)
   if not slot then
@@ -146,6 +146,7 @@ end
 -- @tparam string sql always the same for a name
 -- @tparam[opt] table params
 -- @tparam[opt] boolean may_repeat it changes nothing, so it may run again when the connection breaks
+-- @tparam[opt] boolean is_quick it changes nothing and takes no time, so it may be sent together with others like it
 -- @treturn[1] table rows
 -- @return[2] nil
 -- @treturn[2] string message
@@ -153,9 +154,9 @@ end
 -- @treturn[2] ?table what `conn:last_error` gives
 function Database:as_user(claims, name, sql, params, may_repeat, is_quick)
   if is_quick then
-    local rows = in_company(self, { prepared = name, params, claims = claims }, sql)
-    if rows then
-      return rows
+    local rows, message, code, fields = in_company(self, { prepared = name, params, claims = claims }, sql)
+    if rows or code and not (may_repeat and LOST[code]) then
+      return rows, message, code, fields
     end
   end
   return perform(self, may_repeat, "user", claims, name, sql, params)

@@ -12,8 +12,8 @@
 -- with the service's rights, `call:refuse(status, code, message, {details, hint, headers})` ends it,
 -- `call:respond{…}` answers with a file, a stream or anything but JSON (then return nothing). A GET route answers
 -- HEAD too: `call.request.method` tells. A handler may set `call.on_complete = function(info) … end`, called with
--- what atelier.httpd says of the end. Without `operation` it is not in the OpenAPI document. The list may have the
--- fields start(app), tick(app), stop(app), run in the loop.
+-- what atelier.httpd says of the end. `is_quick = true`: its one statement is a short look-up, sent together with
+-- others. Without `operation` it is not in the OpenAPI document. The list may have start(app), tick(app), stop(app).
 -- @module api
 local auth = require "api.auth"
 local call = require "api.call"
