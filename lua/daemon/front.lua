@@ -6,6 +6,7 @@ local database = require "daemon.database"
 local httpd = require "atelier.httpd"
 local log = require "log"
 local metrics = require "metrics"
+local resource = require "posix.sys.resource"
 local unistd = require "posix.unistd"
 
 local M = {}
@@ -40,9 +41,21 @@ local function tick(process, app)
   metrics.save()
 end
 
-local function open_server()
+-- A connection, and the file that it is sent; what else a front has open.
+local function allow_descriptors(connections)
+  local wanted = 2 * connections + 200
+  local limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if limit.rlim_cur >= 0 and limit.rlim_cur < wanted then
+    limit.rlim_cur = limit.rlim_max >= 0 and math.min(wanted, limit.rlim_max) or wanted -- below 0: no limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+  end
+end
+
+local function open_server(config)
   local fd = math.tointeger(tonumber(os.getenv "ATELIER_LISTEN_FD" or "")) or -1
-  local server, message, code = httpd.listen { fd = fd }
+  allow_descriptors(config.front_connections)
+  local server, message, code = httpd.listen { fd = fd, limits = { connections = config.front_connections,
+    idle_seconds = config.front_idle, slice_ms = config.script_time * 1000 } }
   unistd.close(fd) -- the server has a duplicate
   return server, message, code
 end
@@ -63,7 +76,7 @@ function M.main(process)
     return nil, message
   end
   config.database_url = url
-  server, message = open_server()
+  server, message = open_server(config)
   if not server then
     return nil, message
   end

@@ -36,7 +36,7 @@ function M.open(name)
   return setmetatable({
     name = name,
     generation = math.tointeger(tonumber(os.getenv "ATELIER_GENERATION" or "")) or 1,
-    watchdog = tonumber(os.getenv "ATELIER_WATCHDOG" or "") or 30,
+    watchdog = 30, -- until the configuration is read
     control = control,
     state = {},
     spoke_at = -math.huge,
@@ -48,17 +48,19 @@ end
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
-function Process.load_config()
+function Process:load_config()
   local values, message, code = config.load()
   if values then
+    self.watchdog = values.watchdog
     log.configure { level = values.log_level, format = values.log_format }
   end
   return values, message, code
 end
 
---- Says that the work has begun.
+--- Says that the work has begun. What was needed until then goes first.
 -- @tparam[opt] number extra as of `alive`
 function Process:ready(extra)
+  collectgarbage()
   self:alive(extra)
   self.control:send "ready"
 end

@@ -124,7 +124,7 @@ describe("a service", function()
   end)
 
   it("replaces a process that is silent", function()
-    service = services.new { env = { ATELIER_WATCHDOG = "5" }, config = { database_timeout = 5 } }
+    service = services.new { config = { database_timeout = 5, watchdog = 5 } }
     service:start()
     for _, name in ipairs { "front 1", "worker 1" } do
       local pid = service:process(name).pid
