@@ -3,11 +3,13 @@
 -- Each file runs in a process of its own, two at a time: a crash is one failure and the rest goes on, and every file
 -- starts without live handles. The last line printed is `N passed, N failed`.
 local host = require "atelier.host"
+local signal = require "posix.signal"
 local stdlib = require "posix.stdlib"
 local unistd = require "posix.unistd"
 local wait = require "posix.sys.wait"
 
 local AT_ONCE = 2
+local LIMIT = 1800 -- seconds for a file: one that hangs is a failure, not the end of the run
 
 local function in_this_process(path)
   -- Of the ordinary build, whatever the program's: specs also load the modules in stock Lua, which has no sanitizer.
@@ -48,7 +50,9 @@ local function start(path)
   local pid = assert(unistd.fork())
   if pid == 0 then
     stdlib.setenv("ATELIER_SPEC_FILE", path)
-    unistd.exec("/bin/sh", { "-c", 'exec "$0" run spec/run.lua "$1" >"$2" 2>&1 </dev/null', host.exe, path, log })
+    -- timeout(1) makes a process group of its own, so that what a failing file leaves behind can be ended with it.
+    local line = 'exec timeout -k 10 "$3" "$0" run spec/run.lua "$1" >"$2" 2>&1 </dev/null'
+    unistd.exec("/bin/sh", { "-c", line, host.exe, path, log, tostring(LIMIT) })
     unistd._exit(127)
   end
   return pid, { path = path, log = log }
@@ -84,6 +88,7 @@ local function run_all(paths)
     end
     local pid, how, code = wait.wait(-1)
     if running[pid] then
+      signal.kill(-pid, signal.SIGKILL)
       collect(running[pid], how, code)
       running[pid] = nil
       count = count - 1
