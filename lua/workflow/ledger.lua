@@ -19,7 +19,8 @@ Ledger.__index = Ledger
 local COMPLETE = "select queue_id, ate_file_id, error from complete_ate_generations($1)"
 -- Only what a build needs: the rest costs more to send and decode than the claim itself.
 local CLAIM = [[select queue_id, attempt, device_id, device_hash, template_name, template_version, template_path,
-    content_sha256, container, plan_name, plan_tools, license_expires_at, generation, generation_params
+    content_sha256, container, plan_name, plan_tools, license_expires_at, generation, generation_params,
+    priority
   from claim_ate_generations($1, $2, $3::interval, $4)]]
 local REPORT = "select report_ate_generations($1)"
 local FAIL = "select fail_ate_generation($1, $2, $3, $4)"

@@ -10,25 +10,17 @@
 local backoff = require "workflow.backoff"
 local breaker = require "workflow.breaker"
 local generate = require "workflow.generate"
+local idle = require "workflow.idle"
 local ledger = require "workflow.ledger"
 local log = require "log"
 local outbox = require "workflow.outbox"
 local progress = require "workflow.progress"
-local warm = require "workflow.warm"
 
 local M = {}
 local Worker = {}
 Worker.__index = Worker
 
-local POLL_SECONDS = 1
-local WATCH_SECONDS = 0.25   -- while others have jobs in hand: nobody tells of the death of one
 local BATCH_LIMIT = 100      -- two batches are in flight, and a store takes 256 puts
--- A session whose host was cut off ends by itself, and its jobs run elsewhere before their lease is over. Says nothing
--- to a unix socket.
-local KEEPALIVE = [[select set_config('tcp_keepalives_idle', '10', false),
-  set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
-  set_config('tcp_user_timeout', '25000', false)]]
-local AT_WORK = "select exists (select from file_generation_queue where lease_until is not null) as others"
 local SLOWEST = 2 << 20      -- bytes a second that building a large bundle surely reaches
 
 --- A new worker.
@@ -52,7 +44,7 @@ function M.new(options)
     connect = options.connect,
     progress = told,
     builder = builder,
-    warm = warm.new { builder = builder, config = options.config },
+    idle = idle.new { builder = builder, config = options.config },
     breaker = breaker.new(options.store),
     outbox = outbox.new { store = options.store, config = options.config, queue = queue, progress = told },
     batch = math.min(options.config.worker_batch, BATCH_LIMIT),
@@ -127,6 +119,26 @@ end
 
 -- ==== the loop ====
 
+-- Of a batch that has both, builds and completes what is most urgent, and gives the others: a customer who waits is not
+-- to wait for a batch, and one more.
+function Worker:express(jobs)
+  local urgent, others = {}, {}
+  for _, job in ipairs(jobs) do
+    table.insert(job.priority == 1 and urgent or others, job)
+  end
+  if #urgent == 0 or #others == 0 then
+    return jobs
+  end
+  local ok, message, code = self:build(urgent)
+  if ok then
+    ok, message, code = self.outbox:settle(self.outbox:count())
+  end
+  if ok then
+    ok, message, code = self.queue:exchange(0)
+  end
+  return ok and others, message, code
+end
+
 -- Works until nothing is left to claim, or `stop`.
 function Worker:work(only)
   if not self.breaker:allows() then
@@ -136,15 +148,19 @@ function Worker:work(only)
   local jobs, message, code = self.queue:exchange(want, only)
   self.queue:lease_is_fresh()
   while jobs do
-    local before = self.outbox:count()
     local ok
+    local claimed = #jobs
     self.progress:claimed(jobs)
-    ok, message, code = self:build(jobs)
+    jobs, message, code = self:express(jobs)
+    local before = self.outbox:count()
+    if jobs then
+      ok, message, code = self:build(jobs)
+    end
     if not ok then
       break
     end
     -- A full batch suggests more work: leave its files to the disk meanwhile. Else finish everything now.
-    local last = #jobs < want or self.stopping
+    local last = claimed < want or self.stopping
     ok, message, code = self.outbox:settle(last and self.outbox:count() or before)
     if not ok then
       break
@@ -191,36 +207,15 @@ function Worker:drain(only)
   return counts, message, code
 end
 
--- Until a job is announced, a signal comes, or it is time to look anyway; or does what later jobs need.
-function Worker:idle()
-  local conn = self.queue.conn
-  if self.warm:step(conn) then
-    return true
-  end
-  local rows, message, code = conn:query(AT_WORK)
-  if not rows then
-    return nil, message, code
-  end
-  -- A job that was announced and is not here was claimed by another, perhaps not yet for all to see.
-  local watch = self.was_called or rows[1].others
-  local calls
-  calls, message, code = conn:notifications(watch and WATCH_SECONDS or POLL_SECONDS)
-  self.was_called = calls and #calls > 0
-  return calls, message, code
-end
-
 -- Works the queue until `stop`, or until the database fails.
 function Worker:attend()
   local conn = self.queue.conn
-  local ok, message, code = conn:query(KEEPALIVE)
-  if ok then
-    ok, message, code = conn:listen "ate_queue"
-  end
+  local ok, message, code = self.idle:begin(conn)
   while ok and not self.stopping do
     ok, message, code = self:work()
     if ok and not self.stopping then
       self.pauses = 0
-      ok, message, code = self:idle()
+      ok, message, code = self.idle:wait(conn)
     end
   end
   return ok, message, code

@@ -66,11 +66,11 @@ describe("a worker tells", function()
   it("nothing of what was prepared while there was no job", function()
     local w, conn = world:worker()
     local steps = 0
-    while w.warm:step(conn) do
+    while w.idle.warm:step(conn) do
       steps = steps + 1
     end
     assert.equal(3, steps, "a template, three plans")
-    assert.is_false(w.warm:step(conn), "not again at once")
+    assert.is_false(w.idle.warm:step(conn), "not again at once")
     world:customer "PHONE-1"
     assert.equal(1, assert(w:drain()).completed)
     assert.is_nil(told():match "rendering")
@@ -80,7 +80,7 @@ describe("a worker tells", function()
   it("nobody of a template that cannot be prepared: its jobs will", function()
     world:template { manifest = { version = "2.0.0" }, files = { ["main.lua"] = "return +{{device_hash}}" } }
     local w, conn = world:worker()
-    while w.warm:step(conn) do -- luacheck: ignore 542
+    while w.idle.warm:step(conn) do -- luacheck: ignore 542
     end
     world:customer "PHONE-1"
     assert.equal(1, assert(w:drain()).failed)
