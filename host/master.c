@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -338,6 +339,7 @@ int master_wait(struct master *m, int64_t ms, struct master_event *event)
 
 int master_notify(const char *text, size_t size, int *is_told)
 {
+    static const struct timeval patience = {.tv_sec = 2}; /* a manager that does not read must not stop us */
     const char *path = getenv("NOTIFY_SOCKET");
     struct sockaddr_un to = {.sun_family = AF_UNIX};
     size_t length = path != NULL ? strlen(path) : 0;
@@ -355,6 +357,7 @@ int master_notify(const char *text, size_t size, int *is_told)
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return errno;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     length += offsetof(struct sockaddr_un, sun_path) + (path[0] == '/');
     if (sendto(fd, text, size, MSG_NOSIGNAL, (const struct sockaddr *)&to, (socklen_t)length) < 0)
         err = errno;

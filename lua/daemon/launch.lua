@@ -209,9 +209,12 @@ function Launch:go(options)
   end
   stdlib.setenv("ATELIER_PRIVATE", options.private) -- nil removes it
   stdlib.setenv("ATELIER_PROCESS", "master")
-  stdlib.setenv("ATELIER_MASTER", assert(json.encode { run = self.run, host = self.config.listen_host,
-    listen_fd = listen_fd, lock_fd = self.lock_fd, watch = options.watch, pid_file = options.pid_file,
-    postgres = is_ours and self.config.state_dir .. "/postgres" or nil }))
+  stdlib.setenv("ATELIER_MASTER", assert(json.encode {
+    run = self.run, host = self.config.listen_host, listen_fd = listen_fd, lock_fd = self.lock_fd,
+    log = { level = self.config.log_level, format = self.config.log_format },
+    watch = options.watch, pid_file = options.pid_file,
+    postgres = is_ours and self.config.state_dir .. "/postgres" or nil,
+  }))
   io.stdout:flush()
   local _, message = unistd.exec(host.exe, { [0] = "atelier: master" })
   return nil, "serve: " .. tostring(message), "exec"

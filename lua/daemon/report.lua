@@ -18,6 +18,7 @@ Report.__index = Report
 -- @treturn table run (folder), host, listen_fd, lock_fd, watch, pid_file, postgres (folder of what to stop at the end)
 function M.options()
   local options = assert(json.decode(os.getenv "ATELIER_MASTER" or ""), "started by `atelier serve` alone")
+  log.configure(options.log)
   for _, fd in ipairs { options.listen_fd, options.lock_fd } do
     fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
   end

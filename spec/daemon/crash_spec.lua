@@ -30,7 +30,7 @@ describe("a service", function()
     local name = services.slurp(("/proc/%d/comm"):format(service:process("front 1").pid))
     assert.equal("atelier\n", name)
     for line in service:log():gmatch "[^\n]+" do
-      assert.matches("^%d%d%d%d%-%S+ %a+ master: ", line)
+      assert.matches("^%d%d%d%d%-%S+ %a+ %a+[ %d]*: ", line)
     end
     service:stop()
     assert.is_nil(service:state())
@@ -86,10 +86,9 @@ describe("a service", function()
   end)
 
   it("leaves no process behind when the master is killed, and a new master has the port at once", function()
-    service = services.new()
+    local first = services.port()
+    service = services.new { config = { listen_port = first } }
     service:start()
-    local first = port()
-    service:configure { listen_port = first }
     local front = service:process("front 1").pid
     signal.kill(front, signal.SIGSTOP) -- and would keep the socket for ever
     service.master.kill(signal.SIGKILL)

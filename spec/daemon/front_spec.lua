@@ -23,7 +23,7 @@ describe("a front", function()
   end
 
   it("ends a script that never ends, says where, and answers the others", function()
-    service = services.new { config = { script_time = 0.2 } }
+    service = services.new { config = { script_time = 1 } }
     with_handler "while true do end"
     service:start()
     local front = service:process("front 1").pid

@@ -133,13 +133,12 @@ describe("kills at random", function()
 
   it("lose nothing, publish nothing twice, and leave nothing", function()
     math.randomseed(os.time())
-    service = services.new { config = { jwt_secret = SECRET, keeper_interval = 1, workers = 2 } }
+    service = services.new { config = { jwt_secret = SECRET, keeper_interval = 1, workers = 2,
+      listen_port = services.port() } }
     local world = service.world
     world:query "alter table file_generation_queue alter column max_retries set default 1000000"
     service:start()
     service.world:customers(DEVICES)
-    service:configure { jwt_secret = SECRET, keeper_interval = 1, workers = 2,
-      listen_port = tonumber(service:state().url:match ":(%d+)$") }
     local path = os.tmpname()
     start_client(world.config, path)
     local kills, deadline = { all = 0 }, clock.now() + SECONDS

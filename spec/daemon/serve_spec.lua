@@ -105,6 +105,18 @@ describe("serve", function()
     service:stop()
   end)
 
+  it("logs JSON from the first line on, when told to", function()
+    service = services.new { env = { ATELIER_LOG_FORMAT = "json" } }
+    service:start()
+    service:stop()
+    local count = 0
+    for line in service:log():gmatch "[^\n]+" do
+      count = count + 1
+      assert.is_table(json.decode(line), line)
+    end
+    assert.is_true(count >= 3)
+  end)
+
   it("writes its process id where it is told to, and takes it away", function()
     service = services.new()
     local path = service.dir .. "/a.pid"
@@ -119,7 +131,7 @@ describe("serve", function()
     local path = service.dir .. "/notify"
     local fd = assert(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, 0))
     assert(socket.bind(fd, { family = socket.AF_UNIX, path = path }))
-    service.world.env.NOTIFY_SOCKET, service.world.env.WATCHDOG_USEC = path, "1000000"
+    service.world.env.NOTIFY_SOCKET, service.world.env.WATCHDOG_USEC = path, "60000000"
     local function hear(wanted)
       local text
       repeat text = assert(socket.recv(fd, 4096)) until not text:find "^WATCHDOG" or wanted == "WATCHDOG=1"

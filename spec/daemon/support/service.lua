@@ -5,6 +5,7 @@ local clock = require "clock"
 local dirent = require "posix.dirent"
 local host = require "atelier.host"
 local http = require "atelier.http"
+local httpd = require "atelier.httpd"
 local json = require "atelier.json"
 local migrate = require "migrate"
 local signal = require "posix.signal"
@@ -27,6 +28,15 @@ M.slurp = slurp
 
 local function quote(text)
   return "'" .. text:gsub("'", "'\\''") .. "'"
+end
+
+--- A port that is free, and that no client of this machine gets by chance while the service is away.
+function M.port()
+  local server
+  repeat server = httpd.listen { port = math.random(10000, 30000) } until server
+  local port = server:port()
+  server:close()
+  return port
 end
 
 --- A service, not yet started.
