@@ -120,6 +120,9 @@ describe("api.peer", function()
       assert.equal(case[3], peer.client(case[1], case[2], trusted))
     end
     assert.equal("127.0.0.1", peer.client("127.0.0.1", "203.0.113.5", none))
+    local blanks = (" "):rep(200000) -- which must not take time by their square
+    assert.equal("203.0.113.5", peer.client("127.0.0.1", "x" .. blanks .. "x," .. blanks .. "203.0.113.5" .. blanks, trusted))
+    assert.equal("127.0.0.1", peer.client("127.0.0.1", blanks, trusted))
   end)
 end)
 
