@@ -52,21 +52,31 @@ local function families(rows)
         oldest) or "")
 end
 
+-- However the question ends, also with its client's going away, another may be asked.
+local Turn = {}
+Turn.__index = Turn
+
+function Turn:__close()
+  self.known.is_asking = false
+end
+
+local function ask(app, known)
+  known.is_asking = true
+  local turn <close> = setmetatable({ known = known }, Turn) -- luacheck: ignore 211
+  local rows, message = app.db:service("metrics_queue", QUEUE, nil, true)
+  known.at = clock.now()
+  known.text = families(rows)
+  if not rows then
+    log.debug("no metrics of the queue", { reason = message })
+  end
+end
+
 -- One question at a time: while the database is slow, others get the answer before.
 local function queue(app)
   local known = app.metrics_queue or { text = families(nil) }
   app.metrics_queue = known
   if not known.is_asking and (not known.at or clock.now() - known.at > FRESH) then
-    known.is_asking = true
-    local ok, rows, message = pcall(app.db.service, app.db, "metrics_queue", QUEUE, nil, true)
-    known.is_asking = false
-    known.at = clock.now()
-    known.text = families(ok and rows or nil)
-    if not ok then
-      error(rows, 0)
-    elseif not rows then
-      log.debug("no metrics of the queue", { reason = message })
-    end
+    ask(app, known)
   end
   return known.text
 end

@@ -83,4 +83,19 @@ describe("the door to /metrics", function()
     assert.is_true(is_open("2001:db8::5", { "192.0.2.1", "2001:db8::/32" }))
     assert.is_false(is_open("192.0.2.63", { "192.0.2.64/26" }))
   end)
+
+  it("asks the database again when whoever asked went away meanwhile", function()
+    local asked = 0
+    local app = { config = { metrics_allow = {} }, db = { service = function()
+      asked = asked + 1
+      coroutine.yield()
+    end } }
+    resource.start(app)
+    for n = 1, 2 do
+      local request = coroutine.create(resource[1].handler)
+      assert(coroutine.resume(request, { app = app, request = { peer = "127.0.0.1", headers = {} } }))
+      assert.equal(n, asked)
+      coroutine.close(request)
+    end
+  end)
 end)
