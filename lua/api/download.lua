@@ -160,7 +160,8 @@ local function serve(call, found)
     local headers = head_of(found)
     call:respond { status = 304, headers = { ETag = headers.ETag, ["Cache-Control"] = headers["Cache-Control"] } }
   elseif status == 412 then
-    call:refuse(412, "precondition_failed", "the file is another one by now", { headers = head_of(found) })
+    call:refuse(412, "precondition_failed", "the file is another one by now", {
+      headers = { ETag = head_of(found).ETag } })
   elseif status == 416 then
     call:refuse(416, "range_not_satisfiable", "the file ends before that", {
       headers = { ["Content-Range"] = "bytes */" .. found.file_size, ["Accept-Ranges"] = "bytes" } })
