@@ -32,7 +32,8 @@ local FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 --- A new sweep.
 -- @tparam table options store, config; ask(sql, params) → rows | nil, message, code; batches (pages of the store in a
---   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600)
+--   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600), force (delete
+--   also where most objects have no row)
 -- @treturn table sweep
 function M.new(options)
   return setmetatable({
@@ -42,6 +43,7 @@ function M.new(options)
     batches = options.batches,
     heads = options.heads or 200,
     settle = options.settle or SETTLE_SECONDS,
+    force = options.force,
     looked_for = FIRST_ID, -- files up to this are
     suspects = {}, -- objects without a row: key → {met first at, in which pass, met last in which pass}
     suspect_count = 0,
@@ -126,7 +128,7 @@ function Sweep:look(entries)
       ripe[#ripe + 1] = { file_path = key }
     end
   end
-  if #ripe > 0 and self:is_foreign() then
+  if #ripe > 0 and not self.force and self:is_foreign() then
     self.warned = self.warned or log.error("most objects have no row: is this the database that they belong to?",
       { objects = self.last.known + self.last.unknown, without_row = self.last.unknown }) or true
     return 0

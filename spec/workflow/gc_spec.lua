@@ -17,7 +17,8 @@ describe("workflow.gc", function()
   end)
 
   local function run(options)
-    return gc.run { store = world.store, config = world.config, grace = 600, dry_run = options and options.dry_run,
+    options = options or {}
+    return gc.run { store = world.store, config = world.config, grace = 600, dry_run = options.dry_run, force = options.force,
       ask = function(sql, params) return world.conn:query(sql, params) end }
   end
 
@@ -61,6 +62,18 @@ describe("workflow.gc", function()
     world:open "D0002"
     local result = assert(run())
     assert.same({ 0, 0 }, { #result.orphans, #result.missing })
+  end)
+
+  it("leaves a store alone that seems to be another database's, unless forced", function()
+    for i = 1, 110 do
+      local key = ("generated/GONE/%d.ate"):format(i)
+      assert.is_true(contract.put(world.store, key, { "bytes" }))
+      utime.utime(world.store.root .. "/" .. key, os.time() - 7200, os.time() - 7200)
+    end
+    assert.equal(0, #assert(run()).orphans)
+    assert.equal(114, #world:keys())
+    assert.equal(110, #assert(run { force = true }).orphans)
+    assert.equal(4, #world:keys())
   end)
 
   it("says that the store cannot be listed", function()
