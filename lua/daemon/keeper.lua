@@ -8,7 +8,7 @@ local storage = require "storage"
 
 local M = {}
 
-local PATIENCE = 300 -- seconds that a round may take, with all its timeouts
+local PATIENCE = 300 -- seconds that a batch may take: a thousand objects of a remote store, with all their timeouts
 
 local function serve(process, config, store, stop)
   local conn = database.await(process, config, stop)
@@ -21,7 +21,7 @@ local function serve(process, config, store, stop)
     if not process:listen() then
       k:stop()
     end
-    metrics.save()
+    metrics.save(1)
   end
   k = keeper.new { conn = conn, store = store, config = config, on_tick = beat,
     connect = function()

@@ -110,6 +110,15 @@ describe("the keeper", function()
     assert.equal(25, world:value "select sum(download_count)::int from ate_files", "the count goes on")
   end)
 
+  it("lives to be seen during a long round, too", function()
+    build(8)
+    world:query "update file_generation_queue set finished_at = now() - interval '25 hours'"
+    local ticks = 0
+    local k = new_keeper { batch = 1, batches = 8, on_tick = function() ticks = ticks + 1 end }
+    assert.equal(8, assert(k:round()).moved)
+    assert.is_true(ticks > 8, ticks .. " ticks")
+  end)
+
   it("deletes the bytes of former versions when their grace is over, and then says so", function()
     build(12)
     world:query "select count(queue_ate_generation(device_hash, 'tools')) from devices"
