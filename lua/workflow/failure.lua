@@ -6,6 +6,7 @@ local M = {}
 local TRANSIENT = {
   io = true, full = true, read_only = true, busy = true, timeout = true, connection = true, closed = true,
   memory = true, template_version = true, keyring = true, start = true, no_wall = true, runtime = true,
+  unavailable = true, denied = true, no_bucket = true, corrupt = true,
 }
 
 -- SQLSTATE classes of the same kind: connection, rollback, resources, object state, intervention, system.

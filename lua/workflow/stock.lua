@@ -76,6 +76,7 @@ function Stock:get(job)
   loaded, message, code = load_folder(self, job, published)
   if not loaded and self.is_remote and published then
     loaded, message, code = fetch(self, job, published)
+    code = code == "not_found" and "template_version" or code -- who publishes it has yet to put it there
   end
   if not loaded then
     return nil, message, code

@@ -76,13 +76,22 @@ function Worker:finish(build)
   return true
 end
 
+-- A job that could not be begun fails, unless the store is away that has its template: then nothing is wrong with it.
+function Worker:refuse(job, message, code, verdict)
+  if code == "unavailable" then
+    self.outbox.outage = { message = message, code = code }
+    return true
+  end
+  return self.queue:fail(job, message, code, verdict)
+end
+
 -- Builds the claimed jobs; their files are then on the way to the store. One is always begun ahead: while its scripts
 -- run in one child, the verdict on the one before comes from another, and nobody waits.
 function Worker:build(jobs)
   local ahead, ok, message, code = nil, true, nil, nil
   self.builder:refresh()
   for _, job in ipairs(jobs) do
-    if self.stopping or not ok then
+    if self.stopping or not ok or self.outbox.outage then
       break
     end
     self.queue:keep_lease()
@@ -92,7 +101,7 @@ function Worker:build(jobs)
       ok, message, code = self:finish(ahead)
     end
     if ok and not build then
-      ok, message, code = self.queue:fail(job, problem, why, verdict)
+      ok, message, code = self:refuse(job, problem, why, verdict)
     end
     ahead = build
   end

@@ -103,6 +103,10 @@ describe("a remote store", function()
     templates:close()
     world.config.templates_dir = world.dir .. "/none"
     world:customer "D1"
+    server:control("/fault", { times = 1000000, status = 503 })
+    assert.equal("unavailable", select(3, world:worker():drain()))
+    assert.equal("queued 0", states())
+    server:control "/calm"
     local counts = assert(world:worker():drain())
     assert.equal(1, counts.completed)
     assert.equal("0", select(2, program.shell(("ls %s/templates/tools-%s | grep -vc tools.at"):format(world.dir,
