@@ -17,6 +17,29 @@ local function failed(self, key, message)
   table.insert(self.failures, { key = key, message = message })
 end
 
+-- Removes the file of a large object that did not go on: a store that took it has it no more.
+local function clean(source)
+  if type(source) == "string" then
+    os.remove(source)
+  end
+end
+
+-- Writes an object's bytes to a file; raises what fails. What was written last may not fit: only the close tells.
+local function spool(from, path, hash)
+  local file = assert(io.open(path, "wb"))
+  local ok, message = pcall(function()
+    for data in from:lines(CHUNK) do
+      hash:update(data)
+      assert(file:write(data))
+    end
+  end)
+  local closed, why = file:close()
+  if not ok or not closed then
+    os.remove(path)
+    error(ok and why or message, 0)
+  end
+end
+
 -- The object's bytes as a list, or the path of a file that has them; its hash.
 local function read_object(self, entry)
   local source, message = self.from:get(entry.key)
@@ -34,18 +57,7 @@ local function read_object(self, entry)
   end
   self.number = self.number + 1
   local path = ("%s/copy.%d.%d"):format(self.to:staging(), unistd.getpid(), self.number)
-  local file <close>, problem = io.open(path, "wb")
-  if not file then
-    return nil, problem
-  end
-  for data in from:lines(CHUNK) do
-    hash:update(data)
-    local ok, why = file:write(data)
-    if not ok then
-      os.remove(path)
-      return nil, why
-    end
-  end
+  spool(from, path, hash)
   return path, crypto.hex(hash:digest())
 end
 
@@ -69,13 +81,15 @@ local function begin_one(self, entry)
   if not ok or not source then
     return failed(self, entry.key, ok and hash or source)
   elseif not is_expected(self, entry.key, hash) then
+    clean(source)
     return failed(self, entry.key, "its bytes are not those that were recorded (SHA-256 " .. hash .. ")")
   end
   local ticket
   ticket, message = self.to:put(entry.key, source, { sha256 = hash })
   if ticket then
-    table.insert(self.flying, { ticket = ticket, entry = entry })
+    table.insert(self.flying, { ticket = ticket, entry = entry, source = source })
   else
+    clean(source)
     failed(self, entry.key, message)
   end
 end
@@ -83,6 +97,7 @@ end
 local function finish_one(self)
   local item = table.remove(self.flying, 1)
   local ok, message, code = self.to:wait(item.ticket, 3600)
+  clean(item.source)
   if ok then
     self.counts.copied = self.counts.copied + 1
     self.counts.bytes = self.counts.bytes + item.entry.size

@@ -71,6 +71,17 @@ describe("storage.copy", function()
     assert.equal("not_found", select(3, to:head "generated/b"))
   end)
 
+  it("leaves nothing of a large object that does not go on", function()
+    local large = ("0123456789abcdef"):rep(100000)
+    fill(from, { ["generated/a"] = large, ["generated/b/c"] = large })
+    fill(to, { ["generated/b"] = "in the way of a folder" })
+    local counts = copy.run { from = from, to = to, checksums = function(key)
+      return key == "generated/a" and contract.sha256 "original" or nil
+    end }
+    assert.same({ copied = 0, present = 0, failed = 2, bytes = 0 }, counts)
+    assert.equal("", io.popen("ls -A " .. to:staging()):read "a")
+  end)
+
   it("says that the objects cannot be listed", function()
     os.execute(("rm -r '%s/from' && touch '%s/from'"):format(dir, dir))
     local none, message = copy.run { from = from, to = to }
