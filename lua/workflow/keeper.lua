@@ -24,8 +24,9 @@ local UNLOCK = "select pg_advisory_unlock(hashtextextended('atelier keeper', 0))
 
 --- A new keeper.
 -- @tparam table options conn (database), store, config; optional: connect(), which gives a new connection or nil,
---   message, code, when the first is lost; on_tick(), called about each second while `serve` waits, and before
---   each batch of a round, which may have many; batch and batches (rows at once, and how often in a round), heads, settle (see workflow.sweep)
+--   message, code, when the first is lost; on_tick(), called about each second while `serve` waits, and before each
+--   batch of a round, which may have many; batch and batches (rows at once, and how often in a round), heads, settle
+--   (see workflow.sweep)
 -- @treturn table keeper
 function M.new(options)
   local self = setmetatable({
