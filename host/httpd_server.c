@@ -282,7 +282,7 @@ static void refuse_early(struct request *r, unsigned status, const char *body, s
 void httpd_refuse(struct request *r, unsigned status, const char *code, const char *message)
 {
     char body[512];
-    int n = snprintf(body, sizeof body, "{\"code\":\"%s\",\"message\":\"%s\"}", code, message);
+    int n = snprintf(body, sizeof body, "{\"code\":\"%s\",\"details\":null,\"hint\":null,\"message\":\"%s\"}", code, message);
     struct MHD_Response *response;
 
     r->server->nrefused++;

@@ -90,7 +90,7 @@ describe("a server", function()
         local c = connect()
         local r = c:ask("GET " .. path .. " HTTP/1.1\r\nHost: a\r\n\r\n")
         assert.equal(500, r.status)
-        assert.equal('{"code":"internal","message":"the request could not be handled"}', r.body)
+        assert.equal('{"code":"internal","details":null,"hint":null,"message":"the request could not be handled"}', r.body)
         assert.equal(200, c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
       end
       server:logs("secret reason\nstack traceback:")
