@@ -102,7 +102,12 @@ function Call:read_body()
   if body and kind ~= JSON then
     self:refuse(415, "unsupported_media_type", "the body must be application/json")
   end
-  local given, message = json.decode(body or "", { max_depth = 16 })
+  local given, message = nil, nil
+  if body then
+    given, message = json.decode(body, { max_depth = 16 })
+  elseif not schema.is_needed(fields) then
+    given = {}
+  end
   if given == nil then
     self:refuse(400, "bad_json", body and message:gsub("^decode: ", "body: ") or "a body is needed")
   elseif type(given) ~= "table" or json.is_array(given) then

@@ -83,7 +83,7 @@ local function operation(route)
     parameters = parameters(route), responses = responses(route), security = SECURITY[route.auth],
     tags = json.array { route.tag or (route.auth == "operator" and "operators" or route.auth == "none" and "service"
       or "users") },
-    requestBody = route.body and { required = true, content = {
+    requestBody = route.body and { required = schema.is_needed(route.body), content = {
       ["application/json"] = { schema = schema.document(route.body) } } } or nil }
 end
 

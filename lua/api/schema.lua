@@ -170,6 +170,18 @@ function M.object(properties, given)
   return values
 end
 
+--- Whether an object may not be left out: something of it is required.
+-- @tparam table field
+-- @treturn boolean
+function M.is_needed(field)
+  for _, inner in pairs(field.properties) do
+    if inner.required then
+      return true
+    end
+  end
+  return false
+end
+
 -- ==== the document =============================================================================
 
 local NAMES = { string = { min = "minLength", max = "maxLength" }, integer = { min = "minimum", max = "maximum" },

@@ -178,6 +178,12 @@ describe("an operator", function()
     assert.equal(answer.json.queue_id, post("jobs/" .. id .. "/redrive").json.queue_id)
     assert.equal(404, post("jobs/" .. NOBODY .. "/redrive").status)
     assert.equal(400, post("jobs/" .. id .. "/redrive", { force = true }).status)
+    -- Nothing of the body is required, so it may be left out.
+    local client = service:connect()
+    client:send(("POST /api/ops/jobs/%s/redrive HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n"):format(
+      id, operator))
+    assert.equal(202, client:response().status)
+    client:close()
     local done = job_of "max"
     query("update file_generation_queue set status = 'completed', finished_at = now(), lease_until = null where id = $1::uuid", { done })
     assert.equal("bad_state", post("jobs/" .. done .. "/redrive").json.code)
