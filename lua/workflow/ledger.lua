@@ -264,11 +264,14 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code
 function Ledger:resume(conn, former)
+  -- Under the name of a try that failed nothing was claimed: the next one has the same jobs to hand back.
+  self.former = self.former or former
   self.conn, self.id = conn, identity()
   local ok, message, code = self:exchange(0)
   if ok then
-    ok, message, code = self:release(former)
+    ok, message, code = self:release(self.former)
   end
+  self.former = not ok and self.former or nil
   return ok and true, message, code
 end
 

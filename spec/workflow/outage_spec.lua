@@ -96,6 +96,20 @@ describe("a remote store", function()
     assert.equal(6, objects())
   end)
 
+  it("costs no retry either when handing back fails at first", function()
+    world:customers(3)
+    local w = world:worker()
+    server:control("/fault", { times = 1000000, status = 503 })
+    w.queue.release = function(queue)
+      queue.release = nil
+      return nil, "the database is busy", "57014"
+    end
+    assert.is_nil((w:drain()))
+    assert.equal("processing 0, processing 0, processing 0", states())
+    assert.is_true(w:resume(w.queue.conn, w.queue.id))
+    assert.equal("queued 0, queued 0, queued 0", states())
+  end)
+
   it("has the templates for hosts that have no folder of them", function()
     local loaded = assert(template.load(world.dir .. "/templates/tools.at"))
     local templates = assert(storage.open_templates(world.config))
