@@ -22,7 +22,7 @@ local function look_at_database(values)
   if conn then
     conn:close()
     return true
-  elseif code == "no_database" or code == "schema" then
+  elseif code == "no_database" or code == "schema" or code == "conninfo" then
     return nil, "serve: " .. message, code
   end
   io.stderr:write(term.yellow "atelier: warning: ", term.safe(message), "; the service starts and waits for it\n")

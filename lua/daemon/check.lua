@@ -15,6 +15,8 @@ local M = {}
 -- Modules whose code runs in the service. Commands and specs' helpers are compiled only.
 local LOADED = { "plans", "api", "dashboard", "workflow", "storage", "ate", "runtime" }
 
+local LOAD_SECONDS = 3 -- of the processor, that a module may take to load
+
 -- Every file below a folder, names relative to it, in order.
 local function walk(root, below, found)
   local names = stat.stat(root .. below) and dirent.dir(root .. below) or {}
@@ -37,6 +39,19 @@ end
 -- @treturn table files (relative names) and folders (paths, the root too)
 function M.survey(root)
   return walk(root, "", { files = {}, folders = stat.stat(root) and { root } or {} })
+end
+
+-- Runs a module's code. One that never ends would keep every later reload waiting, and name no line.
+local function run(module)
+  local limit = os.clock() + LOAD_SECONDS
+  debug.sethook(function()
+    if os.clock() > limit then
+      error(("still at it after %d s of processor time"):format(LOAD_SECONDS), 2)
+    end
+  end, "", 1000000)
+  local ok, message = pcall(require, module)
+  debug.sethook()
+  return ok, message
 end
 
 -- Named as a person names it: an absolute path would be cut in messages.
@@ -72,7 +87,7 @@ local function scripts()
     end
   end
   for _, module in ipairs(loaded) do
-    local ok, message = pcall(require, module)
+    local ok, message = run(module)
     if not ok then
       return nil, (tostring(message):gsub("^error loading module '[^\n]*:\n%s*", ""))
     end
@@ -98,13 +113,15 @@ local function templates(config)
   return found.folders
 end
 
--- A database that is away stops no first start: the processes wait for it. A new generation, however, must be able to
--- do what the old one does.
+-- A database that is away stops no first start: the processes wait for it, unless what is configured could never reach
+-- one. A new generation, however, must be able to do what the old one does.
+local FOR_GOOD = { schema = true, no_database = true, conninfo = true }
+
 local function schema(process, config)
   local conn, message, code = database.connect(config, process.name)
   if conn then
     conn:close()
-  elseif code == "schema" or code == "no_database" or process.generation > 1 then
+  elseif FOR_GOOD[code] or process.generation > 1 then
     return nil, message
   end
   return true

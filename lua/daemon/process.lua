@@ -29,6 +29,8 @@ function M.open(name)
   if not fd then
     return nil, ("%s: is started by the master alone: see `atelier serve --help`"):format(name), "no_master"
   end
+  -- A reload is the master's: `pkill -HUP -f atelier` reaches all, and would end what is under way here.
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
   local control, message, code = master.control(fd)
   if not control then
     return nil, message, code

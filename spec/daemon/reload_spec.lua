@@ -37,6 +37,8 @@ describe("a reload", function()
     assert_refused(service:reload(), "lua/plans%.lua:2: ")
     service:write("lua/plans.lua", "local M = {}\n\nerror 'no more plans'\n")
     assert_refused(service:reload(), "lua/plans%.lua:3: no more plans")
+    service:write("lua/plans.lua", "local M = {}\nwhile true do\nend\nreturn M\n")
+    assert_refused(service:reload(), "lua/plans%.lua:2: still at it after %d+ s")
     service:write("lua/plans.lua", before)
     service:write("../atelier.conf.lua", "return {\n  worker_bach = 3,\n}\n")
     assert_refused(service:reload(), "worker_bach.*did you mean 'worker_batch'")
@@ -131,6 +133,24 @@ describe("a reload", function()
     service:write("../templates/tools.at/follow.lua", "return 'other'\n")
     assert.equal(5, service:await_reload(before).generation)
     service:stop()
+  end)
+
+  it("is for the master to make: the signal ends no other process", function()
+    service = services.new()
+    service:start()
+    local names, pids = { "front 1", "worker 1", "keeper" }, {}
+    for _, name in ipairs(names) do
+      pids[name] = service:process(name).pid
+      signal.kill(pids[name], signal.SIGHUP)
+    end
+    assert.equal(200, service:get("/healthz").status)
+    local state = service:state()
+    for _, process in ipairs(state.processes) do
+      assert.is_true(pids[process.name] == nil or pids[process.name] == process.pid, process.name)
+    end
+    assert.equal(2, service:reload().generation)
+    service:stop()
+    assert.is_nil(service:log():find("signal HUP", 1, true))
   end)
 
   it("is put off while another one is under way, and not forgotten", function()

@@ -49,6 +49,12 @@ describe("serve", function()
     assert.equal(1, code)
     assert.equal("no_database", answer.code)
     assert.matches("set DATABASE_URL.*atelier up", answer.message)
+    -- No patience helps against an address that is none.
+    service.world.env.DATABASE_URL = "postgres.example"
+    code, answer = refused("serve", "--json")
+    assert.equal(1, code)
+    assert.equal("conninfo", answer.code)
+    assert.matches("malformed connection string", answer.message)
   end)
 
   it("refuses a schema that is not this program's, and tells of `migrate`", function()
