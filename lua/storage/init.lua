@@ -7,6 +7,7 @@
 --   wait(ticket, timeout)      → true once the store confirmed it | nil, message, code
 --   get(key)                   → an open file, or what is read like one (read, lines, seek, close) | nil, message, code
 --   head(key)                  → {size}, where it is known with sha256 and etag | nil, message, code
+--   look(key, seconds)         → as head, but tried once, for so long at most: whether the store answers
 --   delete(keys)               → number deleted | nil, message, code
 --   list(prefix, after)        → {{key, size, age}, …} in key order, at most 1,000; age in seconds by the store's own
 --                              clock; and names of what writers left unfinished on the way | nil, message, code

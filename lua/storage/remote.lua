@@ -25,6 +25,7 @@ Store.__index = Store
 local TRIES = 4
 local FIRST_DELAY, LONGEST_DELAY = 0.2, 10 -- seconds between tries; doubled, by chance up to that
 local CONNECTIONS = 32
+local SPARE = 8 -- reactors that are kept for later calls in the event loop
 local WAIT = 3600
 
 -- What the transport says when the store was not reached, or did not answer: another try may do better.
@@ -48,6 +49,7 @@ end
 -- @treturn[2] string code
 -- @treturn[2] number|nil seconds to wait
 function Store:send(request)
+  request.timeout = math.min(request.timeout, self.limit or request.timeout)
   local response, message, code = reactor.ask(request)
   if not response then
     return nil, message, TRANSPORT[code] and "unavailable" or code
@@ -143,7 +145,7 @@ local function perform(self, f, ...)
   local own = httpd.current() and (table.remove(self.spare) or reactor.new(4)) or self.reactor
   local task = own:spawn(f, self, ...)
   local done = own:wait(task, WAIT)
-  if own ~= self.reactor and not done then
+  if own ~= self.reactor and (not done or #self.spare >= SPARE) then
     own:close()
   elseif own ~= self.reactor then
     table.insert(self.spare, own)
@@ -200,6 +202,22 @@ function Store:head(key)
   return perform(self, named("head", key, function()
     return self.driver.lookup(self, key)
   end))
+end
+
+--- Whether the store answers: one look at a key, which need not be there.
+-- @tparam string key
+-- @tparam number seconds that it may take
+-- @return as `head`
+function Store:look(key, seconds)
+  return perform(self, function()
+    self.limit = seconds
+    local found, message, code = self.driver.lookup(self, key)
+    self.limit = nil
+    if not found then
+      return failure(self, "head", key, message, code)
+    end
+    return found
+  end)
 end
 
 function Store:get(key)
@@ -263,33 +281,6 @@ Store.__close = Store.close
 function M.new(driver, config)
   return setmetatable({ kind = driver.kind, driver = driver, reactor = reactor.new(CONNECTIONS), spare = {},
     tickets = {}, last = 0, staging_dir = config.state_dir .. "/staging" }, Store)
-end
-
-local MONTHS = { Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6, Jul = 7, Aug = 8, Sep = 9, Oct = 10, Nov = 11,
-  Dec = 12 }
-
---- How old something is by the store's own clock, which an answer's Date tells (RFC 9110, section 6.6.1).
--- @tparam string time ISO 8601, UTC
--- @tparam table headers
--- @treturn number seconds; 0 when the time is not known: what is young is not deleted
-function M.age(time, headers)
-  local y, mo, d, h, mi, s = tostring(time):match "^(%d+)-(%d+)-(%d+)T(%d+):(%d+):(%d+)"
-  if not y then
-    return 0
-  end
-  local made = os.time { year = y, month = mo, day = d, hour = h, min = mi, sec = s, isdst = false }
-  d, mo, y, h, mi, s = (headers.date or ""):match "(%d+) (%a+) (%d+) (%d+):(%d+):(%d+)"
-  local now = MONTHS[mo] and os.time { year = y, month = MONTHS[mo], day = d, hour = h, min = mi, sec = s,
-    isdst = false } or os.time(os.date "!*t")
-  return now - made
-end
-
---- Seconds that a Retry-After asks for (RFC 9110, section 10.2.3); a date is taken as a minute.
--- @tparam table headers
--- @treturn number|nil
-function M.patience(headers)
-  local value = headers["retry-after"]
-  return value and (tonumber(value) or 60)
 end
 
 return M

@@ -5,6 +5,7 @@
 -- changed on the way are refused. A new key is asked for with If-None-Match; where a server does not know that, the
 -- key is looked at first. Keys need no encoding: `storage.is_safe` lets nothing else through.
 -- @module storage.s3
+local answer = require "storage.answer"
 local crypto = require "atelier.crypto"
 local form = require "storage.s3.request"
 local parts = require "storage.s3.parts"
@@ -28,8 +29,9 @@ local CODES = {
   SlowDown = "unavailable", InternalError = "unavailable", ServiceUnavailable = "unavailable",
   RequestTimeout = "unavailable",
 }
-local STATUSES = { [404] = "not_found", [412] = "exists", [403] = "denied", [401] = "denied", [409] = "unavailable",
-  [413] = "too_large", [429] = "unavailable", [408] = "unavailable", [501] = "not_implemented" }
+local STATUSES = { [404] = "not_found", [412] = "exists", [403] = "denied", [401] = "denied", [402] = "denied",
+  [408] = "unavailable", [409] = "unavailable", [413] = "too_large", [423] = "unavailable", [429] = "unavailable",
+  [501] = "not_implemented" }
 local HINTS = {
   RequestTimeTooSkewed = "; set this host's clock",
   SignatureDoesNotMatch = "; check the secret key and the region",
@@ -48,7 +50,7 @@ function Driver.judge(response)
   local code = CODES[word] or STATUSES[response.status] or (response.status >= 500 and "unavailable") or "refused"
   local message = ("status %d%s%s%s"):format(response.status, word and ", " .. word or "",
     fault and xml.text(fault, "Message") and ": " .. xml.text(fault, "Message") or "", HINTS[word] or "")
-  return message, code, remote.patience(response.headers)
+  return message, code, answer.patience(response.headers)
 end
 
 -- ==== one object ===============================================================================
@@ -138,7 +140,7 @@ local function unfinished(self, prefix)
   local root = response and xml.read(response.body or "")
   local names = {}
   for _, upload in ipairs(root and xml.all(root, "Upload") or {}) do
-    names[#names + 1] = ("%d %s %s"):format(remote.age(xml.text(upload, "Initiated"), response.headers),
+    names[#names + 1] = ("%d %s %s"):format(answer.age(xml.text(upload, "Initiated"), response.headers),
       xml.text(upload, "UploadId"), xml.text(upload, "Key"))
   end
   return names
@@ -157,7 +159,7 @@ function Driver.page(self, prefix, after)
   local entries = {}
   for i, item in ipairs(xml.all(root, "Contents")) do
     entries[i] = { key = xml.text(item, "Key"), size = tonumber(xml.text(item, "Size")),
-      age = remote.age(xml.text(item, "LastModified"), response.headers) }
+      age = answer.age(xml.text(item, "LastModified"), response.headers) }
   end
   return entries, after and {} or unfinished(self, prefix)
 end

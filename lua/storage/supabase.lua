@@ -4,6 +4,7 @@
 -- status. Uploads carry Content-Length always, since the server applies no limit to others, and never replace an
 -- object; their SHA-256 goes along as metadata. A bucket that is missing is made, private.
 -- @module storage.supabase
+local answer = require "storage.answer"
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
 local remote = require "storage.remote"
@@ -24,8 +25,8 @@ local CODES = {
   DatabaseTimeout = "unavailable", DatabaseError = "unavailable", LockTimeout = "unavailable",
   ResourceLocked = "unavailable", S3Error = "unavailable", TooManyRequests = "unavailable",
 }
-local STATUSES = { [401] = "denied", [403] = "denied", [404] = "not_found", [408] = "unavailable", [409] = "exists",
-  [413] = "too_large", [429] = "unavailable" }
+local STATUSES = { [401] = "denied", [402] = "denied", [403] = "denied", [404] = "not_found",
+  [408] = "unavailable", [409] = "exists", [413] = "too_large", [423] = "unavailable", [429] = "unavailable" }
 local HINTS = {
   denied = "; check SUPABASE_SERVICE_ROLE_KEY, and supabase_header where a gateway wants the key elsewhere",
   too_large = "; raise the limit of the project or of its bucket",
@@ -43,7 +44,7 @@ function Driver.judge(response)
   local word = type(fault.code) == "string" and fault.code or type(fault.error) == "string" and fault.error
   local message = ("status %d%s%s%s"):format(status, word and ", " .. word or "",
     type(fault.message) == "string" and ": " .. fault.message or "", HINTS[code] or "")
-  return message, code, remote.patience(response.headers)
+  return message, code, answer.patience(response.headers)
 end
 
 -- ==== requests =================================================================================
@@ -192,7 +193,7 @@ function Driver.page(self, prefix, after)
   for i, item in ipairs(list.objects) do
     local metadata = type(item.metadata) == "table" and item.metadata or {}
     entries[i] = { key = item.name, size = math.tointeger(metadata.size),
-      age = remote.age(item.created_at, response.headers) }
+      age = answer.age(item.created_at, response.headers) }
   end
   self.driver.cursors = {}
   if entries[1] and type(list.nextCursor) == "string" then

@@ -11,6 +11,7 @@ Breaker.__index = Breaker
 -- Nothing is wrong with the job; another one would end the same way.
 local OUTAGE = { unavailable = true, denied = true, no_bucket = true }
 local FIRST_DELAY, LONGEST_DELAY = 0.25, 2 -- seconds between two looks at the store
+local LOOK_SECONDS = 5
 local PROBE = "generated/atelier-probe" -- whether this is there does not matter
 
 --- A new breaker, closed.
@@ -39,9 +40,16 @@ function Breaker:trip(message, code)
   self.delay = math.min(self.delay * 2, LONGEST_DELAY)
 end
 
---- The store took something: the next outage is a new one.
+--- How many jobs may be claimed at once: a store that answers does not yet take files.
+-- @tparam integer want
+-- @treturn integer
+function Breaker:batch(want)
+  return self.is_doubtful and math.min(want, 1) or want
+end
+
+--- The store took files: the next outage is a new one.
 function Breaker:passed()
-  self.delay = FIRST_DELAY
+  self.delay, self.is_doubtful = FIRST_DELAY, false
 end
 
 --- Whether jobs may be claimed; looks at the store now and then while it is open.
@@ -51,13 +59,13 @@ end
 -- @treturn[2] string code
 function Breaker:allows()
   if self.problem and clock.now() >= self.next_look then
-    local _, message, code = self.store:head(PROBE)
+    local _, message, code = self.store:look(PROBE, LOOK_SECONDS)
     -- A bucket may be missing until the first put makes it.
     if M.is_outage(code) and code ~= "no_bucket" then
       self:trip(message, code)
     else
-      log.info("store reached again")
-      self.problem = nil
+      log.info("store answers again")
+      self.problem, self.is_doubtful = nil, true
     end
   end
   if self.problem then

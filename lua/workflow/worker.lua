@@ -85,8 +85,7 @@ function Worker:refuse(job, message, code, verdict)
   return self.queue:fail(job, message, code, verdict)
 end
 
--- Builds the claimed jobs; their files are then on the way to the store. One is always begun ahead: while its scripts
--- run in one child, the verdict on the one before comes from another, and nobody waits.
+-- Builds the claimed jobs. One is always begun ahead: its scripts run while another child judges the one before.
 function Worker:build(jobs)
   local ahead, ok, message, code = nil, true, nil, nil
   self.builder:refresh()
@@ -113,8 +112,7 @@ function Worker:build(jobs)
   return ok, message, code
 end
 
--- The store is out of reach. What it has is completed, and all else goes back to the queue, at no cost; the new name is
--- so that only what was held under the old one does.
+-- The store is out of reach. What it has is completed; all that was held under the old name goes back, at no cost.
 function Worker:hand_back()
   local outage, former = self.outbox.outage, self.queue.id
   self.outbox.outage = nil
@@ -153,7 +151,7 @@ function Worker:work(only)
   if not self.breaker:allows() then
     return self.queue.counts
   end
-  local want = only and 1 or self.batch
+  local want = self.breaker:batch(only and 1 or self.batch)
   local jobs, message, code = self.queue:exchange(want, only)
   self.queue:lease_is_fresh()
   while jobs do
@@ -170,7 +168,8 @@ function Worker:work(only)
     end
     -- A full batch suggests more work: leave its files to the disk meanwhile. Else finish everything now.
     local last = claimed < want or self.stopping
-    ok, message, code = self.outbox:settle(last and self.outbox:count() or before)
+    local due = last and self.outbox:count() or before
+    ok, message, code = self.outbox:settle(due)
     if not ok then
       break
     elseif self.outbox.outage then
@@ -180,7 +179,10 @@ function Worker:work(only)
       end
       return self:hand_back()
     end
-    self.breaker:passed()
+    if due > 0 then
+      self.breaker:passed()
+      want = self.breaker:batch(only and 1 or self.batch)
+    end
     if last and #self.queue.stored == 0 then
       return self.queue.counts
     end
@@ -282,8 +284,7 @@ function Worker:stop()
   self.stopping = true
 end
 
---- Hands back whatever this worker still holds, at no cost to the jobs' retries. Without a connection there is nothing
--- to hand back: the jobs went with it.
+--- Hands back whatever this worker still holds, at no cost. Without a connection the jobs went with it.
 -- @treturn[1] integer number handed back
 -- @return[2] nil
 -- @treturn[2] string message
