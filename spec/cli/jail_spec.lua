@@ -122,6 +122,7 @@ describe("atelier jail --json", function()
       local used = #children == 2 and proc("%d/stat", children[1]):match("%) %a" .. (" %-?%d+"):rep(10) .. " (%d+)")
     until tonumber(used or 0) >= 10 or clock.now() > deadline
     signal.kill(children[2], signal.SIGKILL)
+    repeat until proc("%d/stat", children[2]):find("%) Z") or clock.now() > deadline -- it has ended, not only been told
     signal.kill(children[1], signal.SIGKILL)
     assert.same({ "exited", 1 }, { select(2, wait.wait(pid)) })
     local file <close> = assert(io.open(out))

@@ -13,7 +13,8 @@ local M = {}
 local Child = {}
 Child.__index = Child
 
-local function serve(server, path, options)
+-- `ready` is a pipe's end: a signal that came before the handlers stand would end the child.
+local function serve(server, path, options, ready)
   local file = assert(io.open(path, "w"))
   file:setvbuf("line")
   local run = {
@@ -27,6 +28,11 @@ local function serve(server, path, options)
   }
   for name, value in pairs(options.run) do run[name] = value end
   run.handler = function(request) return options.run.handler(request, server, file) end
+  run.on_start = function()
+    unistd.write(ready, "r")
+    unistd.close(ready)
+    if options.run.on_start then options.run.on_start() end
+  end
   local ok, message = server:run(run)
   file:write(ok and "ended\n" or "failed: " .. tostring(message) .. "\n")
   file:close()
@@ -36,12 +42,17 @@ end
 function M.start(options)
   local server = assert(httpd.listen { limits = options.limits })
   local self = setmetatable({ port = server:port(), path = os.tmpname() }, Child)
+  local from, to = unistd.pipe()
   self.pid = assert(unistd.fork())
   if self.pid == 0 then
-    local ok, message = xpcall(serve, debug.traceback, server, self.path, options)
+    unistd.close(from)
+    local ok, message = xpcall(serve, debug.traceback, server, self.path, options, to)
     if not ok then io.stderr:write(message, "\n") end
     unistd._exit(ok and 0 or 1)
   end
+  unistd.close(to)
+  unistd.read(from, 1)
+  unistd.close(from)
   server:close()
   return self
 end
