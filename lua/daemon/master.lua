@@ -40,6 +40,8 @@ end
 function Master:stop(code, seconds)
   if not self.is_stopping then
     self.report:notify "STOPPING=1"
+    self.port = self.server:port() -- which is still told
+    self.server:close() -- else who comes now would wait for the drain, and then be cut off
   end
   self.is_stopping, self.exit = true, self.exit or code
   self.renewal:abandon()
@@ -83,7 +85,8 @@ end
 --- Where the service is reached.
 -- @treturn string
 function Master:url()
-  return launch.address(self.current and self.current.plan.listen_host or self.options.host, self.server:port())
+  return launch.address(self.current and self.current.plan.listen_host or self.options.host,
+    self.port or self.server:port())
 end
 
 -- ==== events ====

@@ -3,6 +3,7 @@ local clock = require "clock"
 local load_clients = require "spec.daemon.support.load"
 local services = require "spec.daemon.support.service"
 local signal = require "posix.signal"
+local tcp = require "spec.support.tcp"
 local worlds = require "spec.workflow.support.world"
 
 local ALL_DONE = "not exists (select from file_generation_queue where status in ('queued', 'processing'))"
@@ -22,11 +23,14 @@ describe("a service", function()
   it("runs under its titles, one process group each, and nothing of it is left at the end", function()
     service = services.new { config = { fronts = 2, workers = 2 } }
     service:start()
-    local titles = {}
-    for _, title in pairs(service:processes()) do titles[#titles + 1] = title end
-    table.sort(titles)
-    assert.same({ "atelier: front 1", "atelier: front 2", "atelier: keeper", "atelier: master", "atelier: worker 1",
-      "atelier: worker 2" }, titles)
+    -- A worker's child still has its parent's title until it becomes the jail.
+    local expected = "front 1, front 2, keeper, master, worker 1, worker 2"
+    service:await(expected, function()
+      local titles = {}
+      for _, title in pairs(service:processes()) do titles[#titles + 1] = title:gsub("^atelier: ", "") end
+      table.sort(titles)
+      return table.concat(titles, ", ") == expected
+    end)
     local name = services.slurp(("/proc/%d/comm"):format(service:process("front 1").pid))
     assert.equal("atelier\n", name)
     for line in service:log():gmatch "[^\n]+" do
@@ -168,9 +172,11 @@ describe("a service", function()
     local let_go = service.world:hold_completions()
     service.world:customers(3)
     service.world:await(worlds.HELD)
-    local began = clock.now()
+    local began, place = clock.now(), tonumber(service:state().url:match ":(%d+)$")
     service.master.kill(signal.SIGTERM)
     service:await("it drains", function() return service:log():find("told to stop", 1, true) end)
+    -- Who comes now is refused, and does not wait for the drain only to be cut off.
+    service:await("nobody is let in", function() return not pcall(tcp.connect, place) end)
     service.master.kill(signal.SIGINT)
     assert.equal(0, (service.master.wait()))
     assert.is_true(clock.now() - began < 1800)
