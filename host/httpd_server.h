@@ -19,7 +19,7 @@
 #include "front.h"
 
 #define HTTPD_METHOD_MAX 32
-#define HTTPD_SHORT_FILE (4 << 20) /* up to so many bytes libmicrohttpd sends, and keeps the connection */
+#define HTTPD_SHORT_FILE (64 << 20) /* up to so many bytes libmicrohttpd sends, and keeps the connection */
 
 /* ==== limits =================================================================================== */
 
