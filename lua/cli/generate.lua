@@ -1,6 +1,7 @@
 local clock = require "clock"
 local files = require "ate.files"
 local json = require "atelier.json"
+local pour = require "storage.pour"
 local session = require "cli.session"
 local term = require "cli.term"
 local worker = require "workflow.worker"
@@ -67,8 +68,6 @@ local function finish(s, w, id)
   return nil, "generate: another worker holds the job and has not finished it in 5 minutes", "timeout"
 end
 
-local CHUNK = 1 << 20
-
 local function copy_out(store, key, path)
   local source, message, code = store:get(key)
   if not source then
@@ -77,13 +76,9 @@ local function copy_out(store, key, path)
   local from <close> = source
   local ok, reason
   ok, reason, code = files.write(path, function(to)
-    for chunk in from:lines(CHUNK) do
-      local written, problem = to:write(chunk)
-      if not written then
-        return nil, problem
-      end
-    end
-    return true
+    return pour.pour(from, function(data)
+      return to:write(data)
+    end)
   end)
   if not ok then
     return nil, ("generate: --out %s: %s"):format(path, reason), code
@@ -123,7 +118,8 @@ function M.run(args)
       end
     end
     return { queue_id = id, ate_file_id = row.id, filename = row.filename, file_path = row.file_path,
-      path = s.store.root .. "/" .. row.file_path, size = row.file_size_bytes, checksum = row.checksum,
+      path = s.store.root and s.store.root .. "/" .. row.file_path or json.null, -- a remote store has the key alone
+      size = row.file_size_bytes, checksum = row.checksum,
       plan = row.plan, tools = json.array(row.tools), container = row.container, generation = row.generation,
       expires_at = row.expires_at, out = args.out,
       timing = { build = timing.build, store = timing.store,
@@ -138,7 +134,7 @@ function M.show(result)
   term.field("size", term.size(result.size))
   term.field("SHA-256", result.checksum)
   term.field("expires", result.expires_at == json.null and "never" or result.expires_at)
-  term.field("stored as", result.path)
+  term.field("stored as", result.path ~= json.null and result.path or result.file_path)
   if result.out then
     term.field("copied to", result.out)
   end

@@ -2,6 +2,7 @@
 -- already is left. It may be ended and begun again at any time, while workers run.
 -- @module storage.copy
 local crypto = require "atelier.crypto"
+local pour = require "storage.pour"
 local unistd = require "posix.unistd"
 
 local M = {}
@@ -10,7 +11,6 @@ Copy.__index = Copy
 
 local AT_ONCE = 8
 local IN_MEMORY = 1 << 20 -- bytes; larger objects go through a file on this host
-local CHUNK = 1 << 20
 
 local function failed(self, key, message)
   self.counts.failed = self.counts.failed + 1
@@ -24,41 +24,28 @@ local function clean(source)
   end
 end
 
--- Writes an object's bytes to a file; raises what fails. What was written last may not fit: only the close tells.
-local function spool(from, path, hash)
-  local file = assert(io.open(path, "wb"))
-  local ok, message = pcall(function()
-    for data in from:lines(CHUNK) do
-      hash:update(data)
-      assert(file:write(data))
-    end
-  end)
-  local closed, why = file:close()
-  if not ok or not closed then
-    os.remove(path)
-    error(ok and why or message, 0)
-  end
-end
-
 -- The object's bytes as a list, or the path of a file that has them; its hash.
 local function read_object(self, entry)
   local source, message = self.from:get(entry.key)
   if not source then
     return nil, message
   end
-  local from <close>, hash = source, crypto.hash()
+  local from <close>, hash, parts = source, crypto.hash(), {}
+  local ok
   if entry.size <= IN_MEMORY then
-    local parts = {}
-    for data in from:lines(CHUNK) do
-      parts[#parts + 1] = data
+    ok, message = pour.pour(from, function(data)
       hash:update(data)
-    end
-    return { table.concat(parts) }, crypto.hex(hash:digest())
+      parts[#parts + 1] = data
+      return true
+    end)
+    return ok and parts, ok and crypto.hex(hash:digest()) or message
   end
   self.number = self.number + 1
   local path = ("%s/copy.%d.%d"):format(self.to:staging(), unistd.getpid(), self.number)
-  spool(from, path, hash)
-  return path, crypto.hex(hash:digest())
+  ok, message = pour.into_file(from, path, function(data)
+    hash:update(data)
+  end)
+  return ok and path, ok and crypto.hex(hash:digest()) or message
 end
 
 -- What the database says of an object is what its customer will check: bytes that are others are not carried on.
@@ -77,9 +64,9 @@ local function begin_one(self, entry)
   elseif code ~= "not_found" then
     return failed(self, entry.key, message)
   end
-  local ok, source, hash = pcall(read_object, self, entry)
-  if not ok or not source then
-    return failed(self, entry.key, ok and hash or source)
+  local source, hash = read_object(self, entry)
+  if not source then
+    return failed(self, entry.key, hash)
   elseif not is_expected(self, entry.key, hash) then
     clean(source)
     return failed(self, entry.key, "its bytes are not those that were recorded (SHA-256 " .. hash .. ")")

@@ -5,7 +5,8 @@
 --   put(key, source, options)  begins to store; source is {strings…} or a path (then taken over). Never replaces a key.
 --                              Options: sha256 in hex. → ticket | nil, message, code
 --   wait(ticket, timeout)      → true once the store confirmed it | nil, message, code
---   get(key)                   → an open file, or what is read like one (read, lines, seek, close) | nil, message, code
+--   get(key)                   → an open file, or what is read like one (read, seek, close) and has `size`,
+--                              the object's, in bytes | nil, message, code
 --   head(key)                  → {size}, where it is known with sha256 and etag | nil, message, code
 --   look(key, seconds)         → as head, but tried once, for so long at most: whether the store answers
 --   delete(keys)               → number deleted | nil, message, code

@@ -1,5 +1,5 @@
 --- An object of a remote store, read in pieces as a file is read: each piece is a request of its own, so that memory
--- stays small, and all must be of one and the same object.
+-- stays small, and all must be of one and the same object. `reader.size` is its size in bytes.
 -- @module storage.reader
 local M = {}
 local Reader = {}
@@ -28,20 +28,6 @@ function Reader:read(bytes)
   end
   self.etag, self.at = piece.etag, self.at + #piece.data
   return piece.data
-end
-
---- The rest in pieces, as of a file; raises what `read` fails with.
--- @tparam[opt] integer bytes
--- @treturn function iterator
--- @function reader:lines
-function Reader:lines(bytes)
-  return function()
-    local data, message = self:read(bytes)
-    if not data and message then
-      error(message, 0)
-    end
-    return data
-  end
 end
 
 --- Where to read on.

@@ -5,6 +5,7 @@
 local crypto = require "atelier.crypto"
 local dirent = require "posix.dirent"
 local manifest = require "template.manifest"
+local pour = require "storage.pour"
 local stat = require "posix.sys.stat"
 local storage = require "storage"
 local template = require "template"
@@ -13,7 +14,6 @@ local unistd = require "posix.unistd"
 local M = {}
 
 local WAIT = 3600
-local CHUNK = 1 << 20
 local PRIVATE = 448 -- 0700
 
 local function key_of(name, hash, file)
@@ -43,32 +43,15 @@ end
 
 -- ==== publishing ===============================================================================
 
-local function copy(from_path, to_path)
-  local from <close>, message = io.open(from_path, "rb")
-  if not from then
-    return nil, message
-  end
-  local to <close>, problem = io.open(to_path, "wb")
-  if not to then
-    return nil, problem
-  end
-  for data in from:lines(CHUNK) do
-    local ok, why = to:write(data)
-    if not ok then
-      return nil, why
-    end
-  end
-  return true
-end
-
 -- A store takes files over; these are the operator's.
 local function source_of(store, path, number)
   local staged = ("%s/template.%d.%d"):format(store:staging(), unistd.getpid(), number)
-  local ok, message = copy(path, staged)
-  if not ok then
+  local from <close>, message = io.open(path, "rb")
+  if not from then
     return nil, message, "io"
   end
-  return staged
+  local ok, why, code = pour.into_file(from, staged)
+  return ok and staged, why, code
 end
 
 --- Uploads a template. What is there already is left: it is the same, or was damaged and shows when it is fetched.
@@ -114,22 +97,7 @@ local function fetch_file(store, key, path)
   end
   local from <close> = handle
   make_folders(path)
-  local to <close>, problem = io.open(path, "wb")
-  if not to then
-    return nil, problem, "io"
-  end
-  while true do
-    local data, why, reason = from:read(CHUNK)
-    if not data and why then
-      return nil, why, reason
-    elseif not data then
-      return true
-    end
-    local ok, trouble = to:write(data)
-    if not ok then
-      return nil, trouble, "io"
-    end
-  end
+  return pour.into_file(from, path)
 end
 
 local function read_names(path)

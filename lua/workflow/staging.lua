@@ -9,6 +9,7 @@ local utsname = require "posix.sys.utsname"
 
 local M = {}
 
+local EDQUOT <const> = 122 -- luaposix has no name for it
 local PRIVATE <const> = 448 -- 0700: what lies in there is not sealed yet
 
 local function names_in(folder)
@@ -78,7 +79,7 @@ function M.make(root, name)
   local folder = ("%s/%s@%d.%s"):format(root, utsname.uname().nodename, unistd.getpid(), name)
   local ok, message, number = stat.mkdir(folder, PRIVATE)
   if not ok then
-    local code = (number == errno.ENOSPC or number == errno.EDQUOT) and "full" or "io"
+    local code = (number == errno.ENOSPC or number == EDQUOT) and "full" or "io"
     return nil, "staging: make folder: " .. message, code
   end
   return folder
