@@ -50,6 +50,22 @@ function M.connect(config, name)
   return conn
 end
 
+--- A way to connect anew, in place of a connection that is lost.
+-- @tparam table process see `daemon.process`
+-- @tparam table config
+-- @param conn the lost one, which is closed
+-- @tparam function turn called before each try
+-- @treturn function which gives what `connect` gives
+function M.again(process, config, conn, turn)
+  return function()
+    turn()
+    conn:close()
+    local opened, message, code = M.connect(config, process.name)
+    conn = opened or conn
+    return opened, message, code
+  end
+end
+
 --- Connects, however long that takes; says so when what stands in the way has changed.
 -- @tparam table process see `daemon.process`
 -- @tparam table config

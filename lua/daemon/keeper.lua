@@ -3,7 +3,6 @@
 -- @module daemon.keeper
 local database = require "daemon.database"
 local keeper = require "workflow.keeper"
-local metrics = require "metrics"
 local storage = require "storage"
 
 local M = {}
@@ -16,25 +15,15 @@ local function serve(process, config, store, stop)
     return
   end
   local k
-  local function beat()
-    process:alive(PATIENCE)
-    if not process:listen() then
-      k:stop()
-    end
-    metrics.save(1)
+  local function turn()
+    process:turn(k, PATIENCE)
   end
-  k = keeper.new { conn = conn, store = store, config = config, on_tick = beat,
-    connect = function()
-      beat()
-      conn:close()
-      local opened, message, code = database.connect(config, process.name)
-      conn = opened or conn
-      return opened, message, code
-    end }
-  beat()
+  k = keeper.new { conn = conn, store = store, config = config, on_tick = turn,
+    connect = database.again(process, config, conn, turn) }
+  turn()
   stop:tell(k)
   k:serve()
-  conn:close()
+  k.conn:close()
 end
 
 --- Keeps house until told to stop.

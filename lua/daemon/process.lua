@@ -9,6 +9,7 @@ local config = require "config"
 local json = require "atelier.json"
 local log = require "log"
 local master = require "atelier.master"
+local metrics = require "metrics"
 local signal = require "posix.signal"
 local unistd = require "posix.unistd"
 
@@ -105,6 +106,17 @@ function Process:listen(seconds)
     seconds = 0
   until not text
   return true
+end
+
+--- What each turn of a loop does that never waits long: says that all is well, hears the master, leaves the figures.
+-- @tparam table subject told to stop when the master is gone
+-- @tparam[opt] number extra as of `alive`
+function Process:turn(subject, extra)
+  self:alive(extra)
+  if not self:listen() then
+    subject:stop()
+  end
+  metrics.save(1)
 end
 
 local Stop = {}

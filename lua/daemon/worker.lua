@@ -4,20 +4,10 @@
 local database = require "daemon.database"
 local keyring = require "ate.keyring"
 local log = require "log"
-local metrics = require "metrics"
 local storage = require "storage"
 local worker = require "workflow.worker"
 
 local M = {}
-
--- Every turn of the worker's loop passes one of these methods, also while it waits for the store or the database.
-local function beat_in(object, name, beat)
-  local method = object[name]
-  object[name] = function(self, extra, ...)
-    beat(type(extra) == "number" and name == "keep_lease" and extra or 0)
-    return method(self, extra, ...)
-  end
-end
 
 local function serve(process, config, store, ring, stop)
   local conn = database.await(process, config, stop)
@@ -25,35 +15,18 @@ local function serve(process, config, store, ring, stop)
     return
   end
   local w
-  local saved_at = 0
-  local function beat(extra)
-    process:alive(config.database_timeout + (extra or 0))
-    if not process:listen() then
-      w:stop()
-    end
-    if os.time() ~= saved_at then
-      saved_at = os.time()
-      metrics.save()
-    end
+  local function turn(extra)
+    process:turn(w, config.database_timeout + (extra or 0))
   end
-  w = worker.new { conn = conn, store = store, ring = ring, config = config,
-    connect = function()
-      beat()
-      conn:close()
-      local opened, message, code = database.connect(config, process.name)
-      conn = opened or conn
-      return opened, message, code
-    end }
-  beat_in(w, "work", beat)
-  beat_in(w.queue, "exchange", beat)
-  beat_in(w.queue, "keep_lease", beat)
+  w = worker.new { conn = conn, store = store, ring = ring, config = config, on_turn = turn,
+    connect = database.again(process, config, conn, turn) }
   stop:tell(w)
   w:serve()
   local released, message = w:release()
   if not released then
     log.warn("jobs not handed back", { reason = message })
   end
-  conn:close()
+  w.queue.conn:close()
 end
 
 --- Works the queue until told to stop.

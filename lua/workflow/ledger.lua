@@ -37,7 +37,7 @@ local function identity()
 end
 
 --- A new ledger.
--- @tparam table options conn, store, config; on_event(name, job, artifact or message)
+-- @tparam table options conn, store, config; on_event(name, job, artifact or message); on_turn as of workflow.worker
 -- @treturn table ledger: id, conn, counts, and `stored`, the items {job, artifact} that wait to be completed
 function M.new(options)
   return setmetatable({
@@ -46,6 +46,7 @@ function M.new(options)
     store = options.store,
     config = options.config,
     on_event = options.on_event,
+    on_turn = options.on_turn or function() end,
     stored = {},
     counts = { completed = 0, failed = 0, lost = 0 },
     renew_at = 0,
@@ -82,6 +83,7 @@ end
 --- Keeps the jobs while builds or the store take long. That the connection is gone shows in the next exchange.
 -- @tparam[opt] number extra seconds for what cannot be interrupted to renew again
 function Ledger:keep_lease(extra)
+  self.on_turn(extra)
   if extra or clock.now() > self.renew_at then
     self:lease_is_fresh()
     self:ask { { RENEW, { self.id, seconds(self.config.worker_lease + (extra or 0)) } } }
@@ -239,6 +241,7 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code
 function Ledger:exchange(want, only)
+  self.on_turn()
   local claim = want > 0 and { CLAIM, { self.id, want, seconds(self.config.worker_lease), only or json.null } } or nil
   local jobs, message, code = self:complete(self.stored, claim)
   if not jobs and #self.stored > 0 and not failure.is_transient(code) then
@@ -248,11 +251,8 @@ function Ledger:exchange(want, only)
       jobs, message, code = self:complete({}, claim)
     end
   end
-  if not jobs then
-    return nil, message, code
-  end
-  self.stored = {}
-  return jobs
+  self.stored = jobs and {} or self.stored
+  return jobs, message, code
 end
 
 --- Goes on in a new session, under a new name: completes what the old one has stored, and hands back what it has not

@@ -25,12 +25,13 @@ local SLOWEST = 2 << 20      -- bytes a second that building a large bundle sure
 
 --- A new worker.
 -- @tparam table options conn (database), store, ring, config; optional: connect(), which gives a new connection or nil,
---   message, code, when the first is lost; on_event(name, job, artifact or message)
+--   message, code, when the first is lost; on_event(name, job, artifact or message); on_turn([seconds]), called again
+--   and again while the loop goes round, and before what may take so many seconds
 -- @treturn table worker
 function M.new(options)
   local told = progress.new(options.on_event or function() end)
   local queue = ledger.new { conn = options.conn, store = options.store, config = options.config,
-    on_event = told.event }
+    on_event = told.event, on_turn = options.on_turn }
   told.queue = queue
   local builder = generate.new { config = options.config, ring = options.ring, store = options.store,
     on_large = function(bytes)
@@ -118,10 +119,7 @@ function Worker:hand_back()
   self.outbox.outage = nil
   self.breaker:trip(outage.message, outage.code)
   local ok, message, code = self.queue:resume(self.queue.conn, former)
-  if not ok then
-    return nil, message, code
-  end
-  return self.queue.counts
+  return ok and self.queue.counts, message, code
 end
 
 -- ==== the loop ====
@@ -148,6 +146,7 @@ end
 
 -- Works until nothing is left to claim, or `stop`.
 function Worker:work(only)
+  self.queue.on_turn()
   if not self.breaker:allows() then
     return self.queue.counts
   end
@@ -246,7 +245,7 @@ function Worker:reconnect()
   local former = self.queue.id
   while not self.stopping do
     self.pauses = self.pauses + 1
-    backoff.wait(self.pauses, self)
+    backoff.wait(self.pauses, self, self.queue.on_turn)
     local ok, message, code = self.connect()
     if ok then
       ok, message, code = self:resume(ok, former)

@@ -46,6 +46,36 @@ describe("a worker", function()
       table.concat(told, ", "))
   end)
 
+  it("gives a sign of life before each build and each exchange, and while it waits for a lost database", function()
+    world:customers(3)
+    local building, since, turns, w = 0, 0, 0, nil
+    local tries, waited = 0, 0
+    w = world:worker {
+      on_turn = function()
+        since, turns = since + 1, turns + 1
+        waited = waited + (tries > 0 and 1 or 0)
+      end,
+      on_event = function(event)
+        if event == "building" then
+          assert.is_true(since > 0)
+          building, since = building + 1, 0
+        end
+      end,
+      connect = function()
+        tries = tries + 1
+        if tries == 3 then
+          w:stop()
+        end
+        return nil, "away", "connection"
+      end }
+    assert.equal(3, assert(w:drain()).completed)
+    assert.equal(3, building)
+    assert.is_true(turns >= 3 + 2)
+    world:query("select pg_terminate_backend($1)", { w.queue.conn:backend_pid() })
+    assert(w:serve())
+    assert.is_true(waited >= 2)
+  end)
+
   it("completes the urgent ones of a batch before it begins with the others", function()
     world:customers(20)
     world:query [[update file_generation_queue q set priority = 1 from devices d

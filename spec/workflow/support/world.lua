@@ -177,7 +177,8 @@ function World:worker(options)
   local conn = options.conn or assert(pg.connect(self.url))
   self.conns[#self.conns + 1] = conn
   return worker.new { conn = conn, store = options.store or self.store, ring = self.ring,
-    config = options.config or self.config, on_event = options.on_event, connect = options.connect }, conn
+    config = options.config or self.config, on_event = options.on_event, connect = options.connect,
+    on_turn = options.on_turn }, conn
 end
 
 function World:jobs(where)
