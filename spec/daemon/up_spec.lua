@@ -89,4 +89,19 @@ describe("a service with a private database", function()
     assert.matches("a service runs over .* already, process " .. service.master.pid, again.output())
     service:stop()
   end)
+
+  it("is not needed by demos: three first ones at once each show three files, wherever the configured store is", function()
+    service.world.env.SERVE = "0"
+    service:configure { storage = "s3" }
+    local demos = {}
+    for i = 1, 3 do
+      demos[i] = service:launch "demo"
+    end
+    for _, demo in ipairs(demos) do demo.wait() end
+    assert(postgres.stop { dir = service.dir .. "/postgres" })
+    for _, demo in ipairs(demos) do
+      assert.equal(0, demo.wait(), demo.output() .. demo.errors())
+      assert.equal(3, select(2, demo.output():gsub("opened with its key, signed by", "")))
+    end
+  end)
 end)
