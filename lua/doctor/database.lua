@@ -52,7 +52,7 @@ local function roles(conn, tell)
     local rows, message = conn:query("select set_config('role', $1, true) as role, current_user", { role })
     if not rows then
       tell("fail", "role " .. role, message,
-        ("As an administrator: grant %s to the role in DATABASE_URL;"):format(role))
+        ("As an administrator: grant %s to the role in DATABASE_URL."):format(role))
     else
       tell("ok", "role " .. role, "may be taken on")
     end

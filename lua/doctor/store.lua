@@ -57,6 +57,21 @@ local function steps(store, key, text)
   }
 end
 
+--- Looks at the way to the store: without TLS everybody on it reads what is sent.
+-- @tparam table config
+-- @tparam string kind of store
+-- @tparam function tell
+function M.way(config, kind, tell)
+  local url = kind == "supabase" and config.supabase_url or kind == "s3" and config.s3_endpoint or ""
+  local address = url:lower():match "^http://%[([^%]]*)%]" or url:lower():match "^http://([^/:]*)"
+  if not address or address:match "^127%.[%d.]+$" or address == "localhost" or address == "::1" then
+    return
+  end
+  tell("warn", "way", kind == "supabase" and url .. " is reached without TLS: the service key is sent in the clear"
+    or url .. " is reached without TLS: requests and a session token can be read, and answers forged",
+    "Use an https:// address.")
+end
+
 --- Examines; see `doctor`.
 -- @tparam table patient
 -- @tparam function tell
@@ -66,6 +81,7 @@ function M.run(patient, tell)
     return tell("fail", "store", message, "See `atelier config` for the keys of each store.")
   end
   patient.store = store
+  M.way(patient.config, store.kind, tell)
   local key = ("generated/atelier-doctor/probe_%s.ate"):format(crypto.hex(crypto.random(8)))
   for _, step in ipairs(steps(store, key, "atelier doctor " .. os.date "!%FT%TZ")) do
     local ok, reason, code = step[2]()

@@ -3,6 +3,7 @@ local json = require "atelier.json"
 local pg = require "atelier.pg"
 local postgres = require "postgres"
 local program = require "spec.support.program"
+local store = require "doctor.store"
 
 describe("atelier doctor", function()
   local state
@@ -94,5 +95,23 @@ describe("atelier doctor", function()
       assert.is_true(#finding.remedy > 5)
       assert.is_nil(text:find("hush", 1, true))
     end
+  end)
+
+  it("warns of a store that is reached without TLS, but not of this host's own", function()
+    for url, is_open in pairs {
+      ["http://store.example:1"] = true, ["HTTP://127.store.example"] = true, ["http://localhost.example"] = true,
+      ["http://127.0.0.1:1"] = false, ["http://localhost:1"] = false, ["http://localhost"] = false, ["http://[::1]:1"] = false,
+      ["https://store.example:1"] = false,
+    } do
+      for kind, key in pairs { supabase = "supabase_url", s3 = "s3_endpoint", ["local"] = "s3_endpoint" } do
+        local found = {}
+        store.way({ [key] = url }, kind, function(status, what) found[what] = status end)
+        assert.equal(is_open and kind ~= "local" and "warn" or nil, found.way, url)
+      end
+    end
+    local _, found = examine { ATELIER_STORE = "s3", AWS_ENDPOINT_URL = "http://0.0.0.0:1", ATELIER_BUCKET = "bucket",
+      AWS_ACCESS_KEY_ID = "a", AWS_SECRET_ACCESS_KEY = "hush-hush" }
+    assert.equal("warn", found["store way"].status)
+    assert.equal("fail", found["store write"].status)
   end)
 end)
