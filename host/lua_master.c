@@ -485,7 +485,7 @@ static int l_control(lua_State *L)
  * @treturn[1] boolean true
  * @return[2] nil
  * @treturn[2] string message
- * @treturn[2] string an errno: "EPIPE" when the master is gone, "EAGAIN" when it does not read
+ * @treturn[2] string an errno: "EPIPE" when the master is gone, "EAGAIN" when it does not read, "EMSGSIZE" above 128 KiB
  */
 static int l_control_send(lua_State *L)
 {
@@ -494,6 +494,8 @@ static int l_control_send(lua_State *L)
     const char *text = luaL_checklstring(L, 2, &size);
 
     luaL_argcheck(L, size > 0, 2, "must not be empty");
+    if (size > MASTER_MESSAGE) /* the master would take a part of it for the whole */
+        return fail_errno(L, EMSGSIZE, "send", "master");
     while (send(c->fd, text, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
         if (errno != EINTR)
             return fail_errno(L, errno, "send", "master");

@@ -1,6 +1,7 @@
 local config = require "config"
 local database = require "daemon.database"
 local launch = require "daemon.launch"
+local remedy = require "daemon.remedy"
 local term = require "cli.term"
 
 local M = {
@@ -25,7 +26,9 @@ local function look_at_database(values)
   elseif code == "no_database" or code == "schema" or code == "conninfo" then
     return nil, "serve: " .. message, code
   end
-  io.stderr:write(term.yellow "atelier: warning: ", term.safe(message), "; the service starts and waits for it\n")
+  local advice = remedy.find(message)
+  io.stderr:write(term.yellow "atelier: warning: ", term.safe(message), "; the service starts and waits for it",
+    advice and term.safe(": " .. advice) or "", "\n")
   return true
 end
 

@@ -36,7 +36,7 @@ local function ask_ready(url)
   end
   local answer = json.decode(response.body or "") or {}
   local is_ready = response.status == 200
-  return { ready = is_ready, reason = not is_ready and "its database is not reached" or nil,
+  return { ready = is_ready, reason = not is_ready and "its database is not reached: the log says why" or nil,
     generation = answer.generation }
 end
 
@@ -81,8 +81,9 @@ function M.run()
   end
   local answer = ask_ready(state.url)
   local result = { running = true, ready = answer.ready, reason = answer.reason, pid = state.pid, url = state.url,
-    generation = state.generation, started_at = state.started_at, reload = state.reload, stopping = state.stopping,
-    processes = json.array(state.processes), queue = ask_queue(values), exit = answer.ready and 0 or 1 }
+    generation = state.generation, since = state.since, started_at = state.started_at, reload = state.reload,
+    stopping = state.stopping, processes = json.array(state.processes),
+    queue = ask_queue(values), exit = answer.ready and 0 or 1 }
   result.message = answer.ready and "running and ready" or "running, not ready"
   if not answer.ready then
     result.ok, result.code = false, "not_ready"
@@ -120,9 +121,10 @@ function M.show(result)
   if result.reason then
     term.field("reason", term.safe(result.reason))
   end
-  term.field("generation", ("%d, since %s"):format(result.generation, result.reload.at))
+  term.field("generation", result.generation > 0 and ("%d, since %s"):format(result.generation, result.since or "?")
+    or "none yet")
   if not result.reload.ok then
-    term.field("reload", term.red "refused: " .. term.safe(result.reload.message))
+    term.field("reload", term.red("refused at " .. result.reload.at) .. ": " .. term.safe(result.reload.message))
   end
   if result.queue then
     show_queue(result.queue)

@@ -95,8 +95,12 @@ local function scripts()
   return found.folders
 end
 
+-- A folder that somebody names is there; the default one may be missing, where templates are in the store.
 local function templates(config)
   local template = require "template"
+  if config.templates_dir ~= host.root .. "/templates" and not stat.stat(config.templates_dir) then
+    return nil, ("templates_dir: %s: no such folder"):format(config.templates_dir)
+  end
   local found = M.survey(config.templates_dir)
   for _, name in ipairs(found.files) do
     local folder = name:match "^([^/]+%.at)/template%.json$"
@@ -138,10 +142,13 @@ local function processors()
   return math.tointeger(count)
 end
 
--- What the master needs to know.
+-- What the master needs to know; the folders only if it is to watch them.
 local function plan(config, folders)
-  if config.runtimes_dir then
-    table.move(M.survey(config.runtimes_dir).folders, 1, 1000, #folders + 1, folders)
+  if not os.getenv "ATELIER_WATCH" then
+    folders = {}
+  elseif config.runtimes_dir then
+    local more = M.survey(config.runtimes_dir).folders
+    table.move(more, 1, #more, #folders + 1, folders)
   end
   return {
     listen_host = config.listen_host, listen_port = config.listen_port,
@@ -175,7 +182,13 @@ function M.main(process)
     return nil, message
   end
   table.move(more, 1, #more, #folders + 1, folders)
-  process.control:send("plan " .. assert(json.encode(plan(config, folders))))
+  local needed = plan(config, folders)
+  local text = "plan " .. assert(json.encode(needed))
+  ok, message = process.control:send(text)
+  if not ok then
+    return nil, ("%s: the configuration and %d folders to watch take %d bytes"):format(message,
+      #needed.folders, #text)
+  end
   return 0
 end
 

@@ -2,6 +2,7 @@
 -- Must not know what is asked of it.
 -- @module daemon.database
 local log = require "log"
+local remedy = require "daemon.remedy"
 
 local M = {}
 
@@ -78,7 +79,7 @@ function M.await(process, config, stop)
     if conn then
       return conn
     elseif message ~= said then
-      log.warn("database not reached", { reason = message, code = code })
+      log.warn("database not reached", { reason = message, remedy = remedy.find(message), code = code })
       said = message
     end
     process:alive(config.database_timeout)

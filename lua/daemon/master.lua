@@ -222,7 +222,7 @@ function M.main()
   local self = setmetatable({ options = options, number = 0, ending = {}, supervisor = assert(master.open()),
     server = assert(httpd.listen { fd = options.listen_fd }), started_at = os.date "!%Y-%m-%dT%H:%M:%SZ" }, Master)
   unistd.close(options.listen_fd) -- the server has a duplicate
-  self.env = { ATELIER_RUN = options.run, ATELIER_MASTER = false }
+  self.env = { ATELIER_RUN = options.run, ATELIER_MASTER = false, ATELIER_WATCH = options.watch and "1" or false }
   self.watch = watch.new(self.supervisor)
   self.renewal = renewal.new(self)
   self.report = report.new(self)

@@ -17,6 +17,7 @@ local M = {}
 local Process = {}
 Process.__index = Process
 
+local LONGEST_REASON = 2000 -- bytes; it goes to every process and to operators' eyes
 local GRACE = 5 -- seconds that a process may take to end, after what it may take for what is under way
 
 --- The process that the environment describes.
@@ -81,6 +82,9 @@ end
 --- Says why this process is about to end.
 -- @tparam string message
 function Process:fail(message)
+  if #message > LONGEST_REASON then
+    message = message:sub(1, LONGEST_REASON):gsub("[\xC0-\xFF][\x80-\xBF]*$", "") .. "…"
+  end
   self.control:send("failed " .. message)
 end
 

@@ -93,6 +93,7 @@ local function take_over(self)
   local old = owner.current
   owner.current, owner.server, self.next = new, new.server, nil
   self.result = { ok = true, at = os.date "!%Y-%m-%dT%H:%M:%SZ" }
+  new.since = self.result.at
   if old then
     retire(owner, old)
   end

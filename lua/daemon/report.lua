@@ -92,9 +92,10 @@ local function processes(owner)
 end
 
 local function state(owner)
-  return { generation = owner.current and owner.current.number or 0, started_at = owner.started_at,
-    pid = unistd.getpid(), url = owner:url(), reload = owner.renewal.result, stopping = owner.is_stopping or false,
-    processes = processes(owner) }
+  local current = owner.current
+  return { generation = current and current.number or 0, since = current and current.since,
+    started_at = owner.started_at, pid = unistd.getpid(), url = owner:url(), reload = owner.renewal.result,
+    stopping = owner.is_stopping or false, processes = processes(owner) }
 end
 
 -- One that does not read is told later: its socket holds some messages, and the last one is what counts.

@@ -2,6 +2,7 @@
 -- @module doctor.database
 local migrate = require "migrate"
 local pg = require "atelier.pg"
+local remedy = require "daemon.remedy"
 
 local M = {}
 
@@ -19,8 +20,9 @@ local function connect(patient, tell)
   end
   local conn, message = pg.connect(url, { timeout = 10, application_name = "atelier doctor" })
   if not conn then
-    return tell("fail", "connection", message,
-      "Check DATABASE_URL: for Supabase, take the session pooler's (port 5432) or the direct one.")
+    local advice = remedy.find(message)
+    return tell("fail", "connection", message, advice and advice:gsub("^%l", string.upper) .. "."
+      or "Check DATABASE_URL: for Supabase, take the session pooler's (port 5432) or the direct one.")
   end
   patient.conn, patient.database_url = conn, url
   tell("ok", "connection", patient.config.database_url and "reached" or "the private cluster is up")

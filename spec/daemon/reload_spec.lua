@@ -48,6 +48,13 @@ describe("a reload", function()
     local main = service:write("../templates/tools.at/main.lua", "local a = 1\nlocal b = {{nothing at all\n")
     assert_refused(service:reload(), "main%.lua:2:")
     service:write("../templates/tools.at/main.lua", main)
+    local templates = service.dir .. "/templates"
+    assert(os.rename(templates, templates .. ".away"))
+    assert_refused(service:reload(), "templates_dir: .*/templates: no such folder")
+    assert(os.rename(templates .. ".away", templates))
+    service:configure { listen_host = ("x"):rep(200000) }
+    assert_refused(service:reload(), "too long: the configuration and 0 folders to watch take 200%d%d%d bytes")
+    service:configure {}
     assert.equal(front.pid, service:process("front 1").pid, "the first generation has been there all the time")
     local state = service:reload()
     assert.is_true(state.reload.ok)

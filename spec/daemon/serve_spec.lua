@@ -1,6 +1,7 @@
 -- The commands around the service: what they refuse, what they tell, what the service manager hears.
 local httpd = require "atelier.httpd"
 local json = require "atelier.json"
+local pg = require "atelier.pg"
 local program = require "spec.support.program"
 local services = require "spec.daemon.support.service"
 local signal = require "posix.signal"
@@ -111,6 +112,26 @@ describe("serve", function()
     service:stop()
   end)
 
+  it("says what to do about a database that does not exist, and goes on trying", function()
+    service = services.new { env = { ATELIER_LOG_FORMAT = "json" } }
+    local url = service.world.env.DATABASE_URL
+    service.world.env.DATABASE_URL = url:gsub("dbname=%S+", "dbname=not_here")
+    service:start()
+    assert.matches("createdb 'not_here'", service:log(), 1, true)
+    local line = service:await("the worker tells", function() return service:log():match '[^\n]*"database not reached"[^\n]*' end)
+    assert.matches("create it .*atelier migrate", json.decode(line).remedy)
+    assert.equal(503, service:get("/readyz").status)
+    local name = url:match "dbname=(%S+)"
+    service.world.conn:close()
+    local admin = assert(pg.connect((url:gsub("dbname=%S+", "dbname=postgres"))))
+    assert(admin:exec(("create database not_here template %s"):format(name)))
+    service:await("it is ready", function() return service:get("/readyz").status == 200 end)
+    service:stop()
+    assert(admin:exec "drop database not_here")
+    admin:close()
+    service.world.conn = assert(pg.connect(url))
+  end)
+
   it("logs JSON from the first line on, when told to", function()
     service = services.new { env = { ATELIER_LOG_FORMAT = "json" } }
     service:start()
@@ -188,9 +209,11 @@ describe("status", function()
     assert.equal(0, answer.queue.queued.jobs)
     service:write("lua/plans.lua", "return return\n")
     service:reload()
+    local state = service:state()
     code, text = status()
     assert.equal(0, code)
-    assert.matches("refused: lua/plans%.lua:1:", text)
+    assert.matches("generation +1, since " .. state.since:gsub("%p", "%%%0") .. "\n", text)
+    assert.matches("refused at " .. state.reload.at:gsub("%p", "%%%0") .. ": lua/plans%.lua:1:", text)
     assert.matches("keeper +%d+ +ready", text)
     service.master.kill(signal.SIGKILL)
     service.master.wait()
