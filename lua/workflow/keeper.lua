@@ -38,7 +38,8 @@ function M.new(options)
     pauses = 0,
   }, Keeper)
   self.parts, self.sweep = chores.new { store = options.store, config = options.config, heads = options.heads,
-    settle = options.settle, batch = options.batch or BATCH, batches = options.batches or BATCHES,
+    settle = options.settle, on_turn = self.on_tick,
+    batch = options.batch or BATCH, batches = options.batches or BATCHES,
     ask = function(sql, params)
       return self:ask(sql, params)
     end }

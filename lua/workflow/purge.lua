@@ -3,6 +3,7 @@
 -- Owns the order that makes a crash harmless: the bytes go first, then the row says so. What was deleted and not yet
 -- marked is deleted once more the next time, which the store takes well. Knows no schedule.
 -- @module workflow.purge
+local breaker = require "workflow.breaker"
 local log = require "log"
 local pg = require "atelier.pg"
 
@@ -10,7 +11,8 @@ local M = {}
 local Purge = {}
 Purge.__index = Purge
 
-local RESISTANT_LIMIT = 10 -- so many in one batch, and it is the store that resists
+local SHARE = 100 -- objects that are deleted at once: a remote store may take its time for each
+local RESISTANT_LIMIT = 10 -- so many in one share, and it is the store that resists
 
 local PURGEABLE = "select version_id::text as id, file_path from list_ate_purge($1, $2::interval)"
 local PURGED = "select mark_ate_purged($1::uuid[])"
@@ -49,7 +51,19 @@ local function seconds(n)
   return ("%.3f seconds"):format(n)
 end
 
---- Deletes the objects of rows. One that resists does not keep the others.
+--- Rows in shares, of which one at a time is deleted.
+-- @tparam table rows
+-- @treturn function iterator
+function M.shares(rows)
+  local first = 1
+  return function()
+    local share = table.move(rows, first, math.min(first + SHARE - 1, #rows), 1, {})
+    first = first + SHARE
+    return share[1] and share
+  end
+end
+
+--- Deletes the objects of rows, which should be a share. One that resists does not keep the others.
 -- @tparam table store
 -- @tparam table rows each with a file_path
 -- @treturn table those whose object is gone
@@ -63,7 +77,7 @@ function M.delete(store, rows)
   local deleted, problem, why = store:delete(keys)
   if deleted then
     return rows
-  elseif why == "unavailable" or why == "timeout" then
+  elseif why == "timeout" or breaker.is_outage(why) then
     return {}, problem, why
   end
   local gone, resistant = {}, 0
@@ -82,6 +96,29 @@ function M.delete(store, rows)
   return gone
 end
 
+-- Deletes a share and marks it before the next: each statement is the keeper's sign of life, too.
+function Purge:delete(rows, sql, ...)
+  local count = 0
+  for share in M.shares(rows) do
+    local gone, problem, why = M.delete(self.store, share)
+    if #gone > 0 then
+      local columns = {}
+      for i, name in ipairs { ... } do
+        columns[i] = M.column(gone, name)
+      end
+      local marked, message, code = self.ask(sql, columns)
+      if not marked then
+        return nil, message, code
+      end
+    end
+    count = count + #gone
+    if problem then
+      return nil, problem, why
+    end
+  end
+  return count
+end
+
 --- Deletes the bytes of former versions whose grace is over.
 -- @treturn[1] integer number
 -- @treturn[1] boolean whether there may be more
@@ -95,17 +132,13 @@ function Purge:versions()
     if not rows then
       return nil, message, code
     end
-    local gone, problem, why = M.delete(self.store, rows)
-    if #gone > 0 then
-      rows, message, code = self.ask(PURGED, { M.column(gone, "id") })
-      if not rows then
-        return nil, message, code
-      end
+    local gone
+    gone, message, code = self:delete(rows, PURGED, "id")
+    if not gone then
+      return nil, message, code
     end
-    count = count + #gone
-    if problem then
-      return nil, problem, why
-    elseif #gone < self.batch then
+    count = count + gone
+    if gone < self.batch then
       return count, false
     end
   end
@@ -125,23 +158,18 @@ function Purge:expired()
     if not rows then
       return nil, message, code
     end
-    local gone, problem, why = M.delete(self.store, rows)
-    if #gone > 0 then
-      local marked
-      marked, message, code = self.ask(EMPTIED, { M.column(gone, "id"), M.column(gone, "file_path") })
-      if not marked then
-        return nil, message, code
-      end
+    local gone
+    gone, message, code = self:delete(rows, EMPTIED, "id", "file_path")
+    if not gone then
+      return nil, message, code
     end
-    count = count + #gone
-    if problem then
-      return nil, problem, why
-    elseif #rows == 0 then
+    count = count + gone
+    if #rows == 0 then
       self.ended = "-infinity" -- what resisted, or expired behind us, is met the next time
       return count, false
     end
     self.ended = rows[#rows].expires_at
-    if #gone < self.batch then
+    if gone < self.batch then
       return count, false
     end
   end

@@ -23,6 +23,8 @@ local SUSPECTS_LIMIT = 50000
 -- So many objects without a row, and hardly any with one, are rather the files of another database.
 local FOREIGN_LEAST, FOREIGN_PARTS = 100, 10
 
+local HEADS_A_TURN = 20
+
 local UNKNOWN = "select path from list_ate_unknown($1::text[], $2) as path"
 local FILES = [[select id::text as id, file_path, file_size_bytes as size, checksum from ate_files
   where id > $1::uuid and is_active and purged_path is distinct from file_path order by id limit $2]]
@@ -33,7 +35,7 @@ local FIRST_ID = "00000000-0000-0000-0000-000000000000"
 --- A new sweep.
 -- @tparam table options store, config; ask(sql, params) → rows | nil, message, code; batches (pages of the store in a
 --   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600), force (delete
---   also where most objects have no row)
+--   also where most objects have no row), on_turn() (called now and then amid what takes long)
 -- @treturn table sweep
 function M.new(options)
   return setmetatable({
@@ -44,6 +46,7 @@ function M.new(options)
     heads = options.heads or 200,
     settle = options.settle or SETTLE_SECONDS,
     force = options.force,
+    on_turn = options.on_turn or function() end,
     looked_for = FIRST_ID, -- files up to this are
     suspects = {}, -- objects without a row: key → {met first at, in which pass, met last in which pass}
     suspect_count = 0,
@@ -77,15 +80,20 @@ function Sweep:is_ripe(key, age, now)
 end
 
 function Sweep:remove(rows)
-  local gone, problem, why = purge.delete(self.store, rows)
-  for _, row in ipairs(gone) do
-    log.debug("orphan deleted", { key = row.file_path })
-    self:forget(row.file_path)
+  local count = 0
+  for share in purge.shares(rows) do
+    local gone, problem, why = purge.delete(self.store, share)
+    for _, row in ipairs(gone) do
+      log.debug("orphan deleted", { key = row.file_path })
+      self:forget(row.file_path)
+    end
+    if problem then
+      return nil, problem, why
+    end
+    count = count + #gone
+    self.on_turn()
   end
-  if problem then
-    return nil, problem, why
-  end
-  return #gone
+  return count
 end
 
 function Sweep:forget(key)
@@ -208,7 +216,10 @@ function Sweep:missing()
     return nil, message, code
   end
   local lost = {}
-  for _, row in ipairs(rows) do
+  for i, row in ipairs(rows) do
+    if i % HEADS_A_TURN == 0 then
+      self.on_turn()
+    end
     local found, problem, why = self.store:head(row.file_path)
     if not found and why ~= "not_found" and why ~= "bad_key" then
       return nil, problem, why
