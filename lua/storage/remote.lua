@@ -24,7 +24,7 @@ Store.__index = Store
 
 local TRIES = 4
 local FIRST_DELAY, LONGEST_DELAY = 0.2, 10 -- seconds between tries; doubled, by chance up to that
-local CONNECTIONS = 32
+local CONNECTIONS = 192 -- as many as a worker has files under way: each spends its time waiting for an answer
 local SPARE = 8 -- reactors that are kept for later calls in the event loop
 local WAIT = 3600
 

@@ -1,5 +1,8 @@
 --- Files on their way to the store, in the order of their puts, until it has confirmed or refused them.
--- Knows the queue only to keep the lease, to hand over what is stored, and to fail what was refused.
+--
+-- They travel while others are built: a store that takes its time holds nobody up before so many are under way that
+-- memory, or the staging disk, would not hold more. Knows the queue only to keep the lease, to hand over what is
+-- stored, and to fail what was refused.
 -- @module workflow.outbox
 local breaker = require "workflow.breaker"
 local clock = require "clock"
@@ -11,6 +14,9 @@ Outbox.__index = Outbox
 
 local STORE_SECONDS = 300 -- until a file that the store does not confirm is given up
 local SLOW = 0.05         -- seconds after which live views are told what takes so long
+local MOST = 192          -- files under way: a store's pool takes 256, and 100 ms at 1,500 a second are 150
+local MOST_BYTES = 64 << 20 -- of files that are in memory
+local MOST_LARGE = 2      -- files that are in a folder of their own
 
 --- A new outbox.
 -- @tparam table options store, config, queue (see workflow.ledger), progress (see workflow.progress)
@@ -22,15 +28,35 @@ function M.new(options)
     queue = options.queue,
     progress = options.progress,
     sent = {},
+    bytes = 0,   -- of those in `sent` that are in memory
+    large = 0,   -- of `sent`, those that are in a folder
+    taken = 0,   -- files that the store has taken so far
     late = {}, -- given up by us, but not yet by the store
   }, Outbox)
+end
+
+local function weigh(self, item, sign)
+  local artifact = item.artifact
+  if artifact.folder then
+    self.large = self.large + sign
+  else
+    self.bytes = self.bytes + sign * artifact.size
+  end
 end
 
 --- Takes a file whose put has begun.
 -- @tparam table job
 -- @tparam table artifact
 function Outbox:add(job, artifact)
-  self.sent[#self.sent + 1] = { job = job, artifact = artifact }
+  local item = { job = job, artifact = artifact }
+  self.sent[#self.sent + 1] = item
+  weigh(self, item, 1)
+end
+
+local function take_first(self)
+  local item = table.remove(self.sent, 1)
+  weigh(self, item, -1)
+  return item
 end
 
 --- How many are on their way.
@@ -66,6 +92,24 @@ function Outbox:sweep_late()
   end
 end
 
+-- What the store said of a file, and what follows from it.
+local function conclude(self, item, ok, message, code)
+  local artifact = item.artifact
+  if code ~= "timeout" then
+    generate.clean(artifact)
+  end
+  if ok then
+    artifact.timing.store = (clock.now() - artifact.timing.stored_from) * 1000
+    self.taken = self.taken + 1
+    self.queue.stored[#self.queue.stored + 1] = item
+  elseif breaker.is_outage(code) then
+    self.outage = { message = message, code = code }
+  else
+    return self.queue:fail(item.job, message, code)
+  end
+  return true
+end
+
 --- Waits until the store has the `count` files that were sent first; what it refused fails. Where the store itself is
 -- out of reach, the job is left as it is: `outage` is then {message, code}, for the worker to hand back what it holds.
 -- @tparam integer count
@@ -76,22 +120,32 @@ end
 function Outbox:settle(count)
   self:sweep_late()
   for _ = 1, count do
-    local item = table.remove(self.sent, 1)
-    local artifact = item.artifact
-    local ok, message, code = self:await(item)
-    if code ~= "timeout" then
-      generate.clean(artifact)
+    local item = take_first(self)
+    local ok, message, code = conclude(self, item, self:await(item))
+    if not ok then
+      return nil, message, code
     end
-    if ok then
-      artifact.timing.store = (clock.now() - artifact.timing.stored_from) * 1000
-      self.queue.stored[#self.queue.stored + 1] = item
-    elseif breaker.is_outage(code) then
-      self.outage = { message = message, code = code }
-    else
-      ok, message, code = self.queue:fail(item.job, message, code)
-      if not ok then
-        return nil, message, code
-      end
+  end
+  return true
+end
+
+--- Carries the files on their way, takes those that have arrived, and waits only where too many are under way.
+-- @return as of `settle`
+function Outbox:tend()
+  while self.sent[1] do
+    local ok, message, code = self.store:wait(self.sent[1].artifact.ticket, 0)
+    if code == "timeout" then
+      break
+    end
+    ok, message, code = conclude(self, take_first(self), ok, message, code)
+    if not ok then
+      return nil, message, code
+    end
+  end
+  while #self.sent > 1 and (#self.sent > MOST or self.bytes > MOST_BYTES or self.large > MOST_LARGE) do
+    local ok, message, code = self:settle(1)
+    if not ok then
+      return nil, message, code
     end
   end
   return true

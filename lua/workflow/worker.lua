@@ -1,14 +1,15 @@
 --- The worker: claims a batch, builds it, stores it, and completes it while the next one is being built.
 --
--- One turn of the loop is: build what was claimed (each file starts on its way to the store at once), wait for the
--- *previous* batch's files, then complete those and claim more in one transaction. So the disk is busy while the
--- processor is, and a batch costs one commit.
+-- One turn of the loop is: build what was claimed (each file starts on its way to the store at once), then complete
+-- what has arrived there meanwhile and claim more in one transaction. So the store is busy while the processor is, the
+-- time that an answer takes costs nothing, and a batch costs one commit.
 --
 -- Owns the order of things, signals and the way back to a lost database. What the queue is told is workflow.ledger's,
 -- what people are told is workflow.progress's.
 -- @module workflow.worker
 local backoff = require "workflow.backoff"
 local breaker = require "workflow.breaker"
+local express = require "workflow.express"
 local generate = require "workflow.generate"
 local idle = require "workflow.idle"
 local ledger = require "workflow.ledger"
@@ -20,7 +21,7 @@ local M = {}
 local Worker = {}
 Worker.__index = Worker
 
-local BATCH_LIMIT = 100      -- two batches are in flight, and a store takes 256 puts
+local BATCH_LIMIT = 100
 local SLOWEST = 2 << 20      -- bytes a second that building a large bundle surely reaches
 
 --- A new worker.
@@ -47,6 +48,7 @@ function M.new(options)
     builder = builder,
     idle = idle.new { builder = builder, config = options.config },
     breaker = breaker.new(options.store),
+    express = express.new(),
     outbox = outbox.new { store = options.store, config = options.config, queue = queue, progress = told },
     batch = math.min(options.config.worker_batch, BATCH_LIMIT),
     pauses = 0,
@@ -69,16 +71,23 @@ end
 
 -- Sends what was begun on its way to the store, once the jail has passed it.
 function Worker:finish(build)
+  self.express:note(build.job)
   local artifact, message, code, verdict = guarded(self.builder.finish, self.builder, build, build.job)
   if not artifact then
     return self.queue:fail(build.job, message, code, verdict)
   end
   self.outbox:add(build.job, artifact)
-  return true
+  local ok
+  ok, message, code = self.outbox:tend()
+  if ok and self.express:is_due(self.outbox.sent) then
+    ok, message, code = self.queue:exchange(0)
+  end
+  return ok and true, message, code
 end
 
 -- A job that could not be begun fails, unless the store is away that has its template: then nothing is wrong with it.
 function Worker:refuse(job, message, code, verdict)
+  self.express:note(job)
   if code == "unavailable" then
     self.outbox.outage = { message = message, code = code }
     return true
@@ -124,26 +133,6 @@ end
 
 -- ==== the loop ====
 
--- Of a batch that has both, builds and completes what is most urgent, and gives the others: a customer who waits is not
--- to wait for a batch, and one more.
-function Worker:express(jobs)
-  local urgent, others = {}, {}
-  for _, job in ipairs(jobs) do
-    table.insert(job.priority == 1 and urgent or others, job)
-  end
-  if #urgent == 0 or #others == 0 then
-    return jobs
-  end
-  local ok, message, code = self:build(urgent)
-  if ok then
-    ok, message, code = self.outbox:settle(self.outbox:count())
-  end
-  if ok then
-    ok, message, code = self.queue:exchange(0)
-  end
-  return ok and others, message, code
-end
-
 -- Works until nothing is left to claim, or `stop`.
 function Worker:work(only)
   self.queue.on_turn()
@@ -157,18 +146,12 @@ function Worker:work(only)
     local ok
     local claimed = #jobs
     self.progress:claimed(jobs)
-    jobs, message, code = self:express(jobs)
-    local before = self.outbox:count()
-    if jobs then
-      ok, message, code = self:build(jobs)
-    end
-    if not ok then
-      break
-    end
-    -- A full batch suggests more work: leave its files to the disk meanwhile. Else finish everything now.
+    ok, message, code = self:build(self.express:order(jobs))
+    -- A full batch suggests more work: its files may travel meanwhile. Else everything is finished now.
     local last = claimed < want or self.stopping
-    local due = last and self.outbox:count() or before
-    ok, message, code = self.outbox:settle(due)
+    if ok and (last or self.outbox.outage or self.breaker.is_doubtful) then
+      ok, message, code = self.outbox:settle(self.outbox:count())
+    end
     if not ok then
       break
     elseif self.outbox.outage then
@@ -178,7 +161,8 @@ function Worker:work(only)
       end
       return self:hand_back()
     end
-    if due > 0 then
+    if self.outbox.taken > 0 then
+      self.outbox.taken = 0
       self.breaker:passed()
       want = self.breaker:batch(only and 1 or self.batch)
     end

@@ -1,6 +1,7 @@
 // A strict stand-in for the storage server of Supabase, in memory: what its real answers were recorded to be, and no
 // more. Usage: node supabase_storage.mjs KEY; prints its port. Faults are ordered with POST /fault {times, …}, each for
-// the next matching requests: {method, status, body, headers, cut (bytes read before the connection is reset), silent}.
+// the next matching requests: {method, status, body, headers, cut (bytes read before the connection is reset), silent,
+// held (it is answered after POST /calm)}.
 import http from "node:http";
 import crypto from "node:crypto";
 
@@ -8,6 +9,7 @@ const key = process.argv[2];
 const buckets = new Map();
 const KEY_FORM = /^[A-Za-z0-9_/!.*'() &$=@;:+,?-]*$/;
 let faults = [];
+const held = [];
 const seen = [];
 
 function refuse(res, statusCode, error, message, code, status = 400) {
@@ -129,7 +131,10 @@ function route(req, res, body) {
 
 function control(req, res, body) {
   if (req.url === "/fault") faults.push(JSON.parse(body));
-  if (req.url === "/calm") faults = [];
+  if (req.url === "/calm") {
+    faults = [];
+    held.splice(0).forEach((go) => go());
+  }
   if (req.url === "/limit") buckets.forEach((b) => (b.limit = Number(body)));
   if (req.url === "/drop-buckets") buckets.clear();
   if (req.url === "/end") process.exit(0);
@@ -161,6 +166,7 @@ const server = http.createServer((req, res) => {
       apikey: req.headers.apikey !== undefined, bytes: size });
     if (fault?.cut !== undefined) return req.socket.resetAndDestroy();
     if (fault?.silent) return undefined;
+    if (fault?.held) return held.push(() => route(req, res, body));
     if (fault?.lost) { // it happens, and the answer is lost
       const nowhere = { writeHead() {}, end: () => req.socket.resetAndDestroy() };
       return route(req, nowhere, body);
