@@ -8,6 +8,7 @@ local database = require "daemon.database"
 local dirent = require "posix.dirent"
 local host = require "atelier.host"
 local json = require "atelier.json"
+local need = require("daemon.process").need
 local stat = require "posix.sys.stat"
 
 local M = {}
@@ -164,27 +165,14 @@ end
 -- @return[2] nil
 -- @treturn[2] string message
 function M.main(process)
-  local config, folders, more, ok, message
-  config, message = process:load_config()
-  if not config then
-    return nil, message
-  end
-  folders, message = scripts()
-  if not folders then
-    return nil, message
-  end
-  more, message = templates(config)
-  if not more then
-    return nil, message
-  end
-  ok, message = schema(process, config)
-  if not ok then
-    return nil, message
-  end
+  local config = process:load_config()
+  local folders = need(scripts())
+  local more = need(templates(config))
+  need(schema(process, config))
   table.move(more, 1, #more, #folders + 1, folders)
   local needed = plan(config, folders)
   local text = "plan " .. assert(json.encode(needed))
-  ok, message = process.control:send(text)
+  local ok, message = process.control:send(text)
   if not ok then
     return nil, ("%s: the configuration and %d folders to watch take %d bytes"):format(message,
       #needed.folders, #text)

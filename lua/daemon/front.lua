@@ -6,6 +6,7 @@ local database = require "daemon.database"
 local httpd = require "atelier.httpd"
 local log = require "log"
 local metrics = require "metrics"
+local need = require("daemon.process").need
 local resource = require "posix.sys.resource"
 local unistd = require "posix.unistd"
 
@@ -54,10 +55,10 @@ end
 local function open_server(config)
   local fd = math.tointeger(tonumber(os.getenv "ATELIER_LISTEN_FD" or "")) or -1
   allow_descriptors(config.front_connections)
-  local server, message, code = httpd.listen { fd = fd, limits = { connections = config.front_connections,
-    idle_seconds = config.front_idle, slice_ms = config.script_time * 1000 } }
+  local server = need(httpd.listen { fd = fd, limits = { connections = config.front_connections,
+    idle_seconds = config.front_idle, slice_ms = config.script_time * 1000 } })
   unistd.close(fd) -- the server has a duplicate
-  return server, message, code
+  return server
 end
 
 --- Serves until told to stop.
@@ -66,28 +67,13 @@ end
 -- @return[2] nil
 -- @treturn[2] string message
 function M.main(process)
-  local config, server, url, message
-  config, message = process:load_config()
-  if not config then
-    return nil, message
-  end
-  url, message = database.url(config)
-  if not url then
-    return nil, message
-  end
-  config.database_url = url
-  server, message = open_server(config)
-  if not server then
-    return nil, message
-  end
-  local app, ok
-  app, message = api.new { config = config, state = function()
+  local config = process:load_config()
+  config.database_url = need(database.url(config))
+  local server = open_server(config)
+  local app = need(api.new { config = config, state = function()
     return process.state
-  end }
-  if not app then
-    return nil, message
-  end
-  ok, message = server:run {
+  end })
+  local ok, message = server:run {
     handler = app:handler(),
     accept = app:acceptor(),
     on_complete = app:completer(),

@@ -9,8 +9,9 @@ local M = {}
 
 local PROCESSES = { master = true, check = true, front = true, worker = true, keeper = true }
 
+-- Of a script that does not compile, what and where, and not by whom it was wanted.
 local function first_line(text)
-  return (tostring(text):match "^[^\n]*")
+  return (tostring(text):gsub("^error loading module '[^\n]*:\n%s*", ""):match "^[^\n]*")
 end
 
 -- A child says why it ends; the master knows from its exit code alone that it did.

@@ -3,6 +3,7 @@
 -- @module daemon.keeper
 local database = require "daemon.database"
 local keeper = require "workflow.keeper"
+local need = require("daemon.process").need
 local storage = require "storage"
 
 local M = {}
@@ -28,19 +29,10 @@ end
 
 --- Keeps house until told to stop.
 -- @tparam table process see `daemon.process`
--- @treturn[1] integer exit code
--- @return[2] nil
--- @treturn[2] string message
+-- @treturn integer exit code
 function M.main(process)
-  local config, store, message
-  config, message = process:load_config()
-  if not config then
-    return nil, message
-  end
-  store, message = storage.open(config)
-  if not store then
-    return nil, message
-  end
+  local config = process:load_config()
+  local store = need(storage.open(config))
   local stop = process:on_stop(config.drain_time)
   process:ready(PATIENCE)
   serve(process, config, store, stop)

@@ -47,18 +47,24 @@ function M.open(name)
   }, Process)
 end
 
---- Reads the configuration, and logs as it says from then on.
--- @treturn[1] table config
--- @return[2] nil
--- @treturn[2] string message
--- @treturn[2] string code
-function Process:load_config()
-  local values, message, code = config.load()
-  if values then
-    self.watchdog = values.watchdog
-    log.configure { level = values.log_level, format = values.log_format }
+--- What a process cannot be without: passes on what was to be had, or ends the process with the reason why not.
+-- @param value
+-- @tparam ?string message
+-- @return value
+function M.need(value, message)
+  if not value then
+    error({ message = message }, 0)
   end
-  return values, message, code
+  return value
+end
+
+--- Reads the configuration, and logs as it says from then on. Without one the process ends.
+-- @treturn table config
+function Process:load_config()
+  local values = M.need(config.load())
+  self.watchdog = values.watchdog
+  log.configure { level = values.log_level, format = values.log_format }
+  return values
 end
 
 --- Says that the work has begun. What was needed until then goes first.

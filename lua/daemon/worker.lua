@@ -4,6 +4,7 @@
 local database = require "daemon.database"
 local keyring = require "ate.keyring"
 local log = require "log"
+local need = require("daemon.process").need
 local storage = require "storage"
 local worker = require "workflow.worker"
 
@@ -31,23 +32,11 @@ end
 
 --- Works the queue until told to stop.
 -- @tparam table process see `daemon.process`
--- @treturn[1] integer exit code
--- @return[2] nil
--- @treturn[2] string message
+-- @treturn integer exit code
 function M.main(process)
-  local config, store, ring, message
-  config, message = process:load_config()
-  if not config then
-    return nil, message
-  end
-  store, message = storage.open(config)
-  if not store then
-    return nil, message
-  end
-  ring, message = keyring.ensure(config.keyring)
-  if not ring then
-    return nil, message
-  end
+  local config = process:load_config()
+  local store = need(storage.open(config))
+  local ring = need(keyring.ensure(config.keyring))
   local stop = process:on_stop(config.drain_time)
   process:ready(config.database_timeout)
   serve(process, config, store, ring, stop)

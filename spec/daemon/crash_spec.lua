@@ -11,14 +11,7 @@ local ALL_DONE = "not exists (select from file_generation_queue where status in 
 describe("a service", function()
   local service
 
-  after_each(function()
-    service:close()
-    service = nil
-  end)
-
-  local function port()
-    return tonumber(service:state().url:match ":(%d+)$")
-  end
+  after_each(services.close_all)
 
   it("runs under its titles, one process group each, and nothing of it is left at the end", function()
     service = services.new { config = { fronts = 2, workers = 2 } }
@@ -75,7 +68,7 @@ describe("a service", function()
   it("answers while one of two fronts is killed: the socket is the master's", function()
     service = services.new { config = { fronts = 2 } }
     service:start()
-    local clients = load_clients.start(port(), "/healthz", { "fresh" })
+    local clients = load_clients.start(service:port(), "/healthz", { "fresh" })
     local one, two = service:process("front 1").pid, service:process("front 2").pid
     signal.kill(one, signal.SIGKILL)
     service:await_another("front 1", one)
@@ -98,7 +91,7 @@ describe("a service", function()
     service.master.kill(signal.SIGKILL)
     service.master.wait()
     service:start()
-    assert.equal(first, port())
+    assert.equal(first, service:port())
     assert.equal(200, service:get("/healthz").status)
     service:await("the former processes are gone", function()
       local count = 0

@@ -5,14 +5,7 @@ local tcp = require "spec.support.tcp"
 describe("a front", function()
   local service
 
-  after_each(function()
-    service:close()
-    service = nil
-  end)
-
-  local function port()
-    return tonumber(service:state().url:match ":(%d+)$")
-  end
+  after_each(services.close_all)
 
   -- A route of a broken resource, in the place of the health check.
   local function with_handler(body)
@@ -40,7 +33,7 @@ describe("a front", function()
     local limits = services.slurp(("/proc/%d/limits"):format(service:process("front 1").pid))
     local soft, hard = limits:match "Max open files +(%d+) +(%d+)"
     assert.is_true(tonumber(soft) >= math.min(3200, tonumber(hard)))
-    local client = tcp.connect(port())
+    local client = tcp.connect(service:port())
     assert.equal(200, client:ask("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").status)
     client:close()
     service:stop()

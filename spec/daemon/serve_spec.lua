@@ -11,10 +11,7 @@ local unistd = require "posix.unistd"
 describe("serve", function()
   local service
 
-  after_each(function()
-    service:close()
-    service = nil
-  end)
+  after_each(services.close_all)
 
   -- Runs it to its end: exit code and the one object that it prints.
   local function refused(...)
@@ -180,10 +177,7 @@ end)
 describe("status", function()
   local service
 
-  after_each(function()
-    service:close()
-    service = nil
-  end)
+  after_each(services.close_all)
 
   local function status(...)
     local code, text = program.run({ "status", ... }, service.world.env)

@@ -1,24 +1,10 @@
 -- atelier.httpd: what a server makes of requests, and which it refuses.
-local httpd = require "atelier.httpd"
 local site = require "spec.support.httpd_site"
 
 local connect, ask, get = site.connect, site.ask, site.get
 
 describe("a server", function()
-  local server, impatient
-
-  setup(function()
-    server, impatient = site.open()
-  end)
-
-  teardown(site.close)
-
-  after_each(function()
-    site.leave()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, httpd.live_handles())
-  end)
+  site.stand(setup, teardown, after_each)
 
   it("answers, one request after the other on a connection", function()
     local c = connect()
@@ -107,10 +93,10 @@ describe("a server", function()
     for _, path in ipairs { "error", "odd", "waits", "loops" } do
       assert.equal(500, post("/accept-" .. path, 1).status)
     end
-    server:logs("in accept")
-    server:logs("returned a string, not")
-    server:logs("must be called in a coroutine of the loop")
-    server:logs("script ran for more than 1000 ms")
+    site.server:logs("in accept")
+    site.server:logs("returned a string, not")
+    site.server:logs("must be called in a coroutine of the loop")
+    site.server:logs("script ran for more than 1000 ms")
   end)
 
   describe("refuses", function()
@@ -256,7 +242,7 @@ describe("a server", function()
 
     it("what is no HTTP", function()
       for _, text in ipairs { "\22\3\1\2\0\1\0\1\252\3\3", "\0\0\0\0\r\n\r\n", "hello\r\n\r\n", "\r\n\r\n\r\n", ("x"):rep(100000) } do
-        local c = connect(nil, impatient) -- which waits for no end of a line
+        local c = connect(nil, site.impatient) -- which waits for no end of a line
         c:send(text)
         assert.is_true(c:is_closed(), ("%q"):format(text:sub(1, 20)))
       end

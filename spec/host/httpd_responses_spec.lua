@@ -8,24 +8,11 @@ local time = require "posix.time"
 local connect, get = site.connect, site.get
 
 describe("a server", function()
-  local server, impatient
-
-  setup(function()
-    server, impatient = site.open()
-  end)
-
-  teardown(site.close)
-
-  after_each(function()
-    site.leave()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, httpd.live_handles())
-  end)
+  site.stand(setup, teardown, after_each)
 
   describe("deadlines", function()
     it("end a connection that says nothing, or drips", function()
-      local silent, drip = connect(nil, impatient), connect(nil, impatient)
+      local silent, drip = connect(nil, site.impatient), connect(nil, site.impatient)
       for _ = 1, 600 do
         if drip.is_ended then break end
         drip:send("G")
@@ -36,7 +23,7 @@ describe("a server", function()
     end)
 
     it("end a slow body with 408", function()
-      local c = connect(nil, impatient)
+      local c = connect(nil, site.impatient)
       c:send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 600\r\n\r\n")
       for _ = 1, 600 do -- each byte is in time, all of them are not
         if c.is_ended then break end
@@ -47,7 +34,7 @@ describe("a server", function()
     end)
 
     it("end an idle connection, and one that drips its next request", function()
-      local c, drip = connect(nil, impatient), connect(nil, impatient)
+      local c, drip = connect(nil, site.impatient), connect(nil, site.impatient)
       assert.equal(200, c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
       assert.equal(200, drip:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
       for _ = 1, 600 do
@@ -60,23 +47,23 @@ describe("a server", function()
     end)
 
     it("answer for a handler that takes too long", function()
-      local c = connect(nil, impatient)
+      local c = connect(nil, site.impatient)
       local r = c:ask("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
       assert.equal(503, r.status)
       assert.matches('"code":"timeout"', r.body, 1, true)
-      impatient:logs("held one closed")
+      site.impatient:logs("held one closed")
       assert.equal(200, c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
     end)
 
     it("end a client that does not read", function()
       local path = os.tmpname()
       assert(os.execute("head -c 20000000 /dev/zero >" .. path))
-      local file, stream = connect(4096, impatient), connect(4096, impatient)
+      local file, stream = connect(4096, site.impatient), connect(4096, site.impatient)
       file:send("GET /file?path=" .. path .. " HTTP/1.1\r\nHost: a\r\n\r\n")
       stream:send("GET /stream?n=1000000&times=1000 HTTP/1.1\r\nHost: a\r\n\r\n")
       for _, name in ipairs { "file", "stream" } do
-        impatient:logs("complete: GET /" .. name .. " 200 ")
-        local bytes, finished = impatient:log():match("complete: GET /" .. name .. " 200 (%d+) (%a+)\n")
+        site.impatient:logs("complete: GET /" .. name .. " 200 ")
+        local bytes, finished = site.impatient:log():match("complete: GET /" .. name .. " 200 (%d+) (%a+)\n")
         assert.equal("false", finished)
         assert.is_true(tonumber(bytes) < 5000000)
       end
@@ -93,16 +80,16 @@ describe("a server", function()
         assert.equal('{"code":"internal","details":null,"hint":null,"message":"the request could not be handled"}', r.body)
         assert.equal(200, c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
       end
-      server:logs("secret reason\nstack traceback:")
-      server:logs("returned without an answer")
-      server:logs("cannot wait for such a value")
+      site.server:logs("secret reason\nstack traceback:")
+      site.server:logs("returned without an answer")
+      site.server:logs("cannot wait for such a value")
     end)
 
     it("cut a stream", function()
       local r = get("/stream?n=3&fail=1")
       assert.equal("1\n2\n3\n", r.body)
       assert.is_false(r.complete)
-      server:logs("in the middle")
+      site.server:logs("in the middle")
     end)
 
     it("do not stop the loop, when it never ends", function()
@@ -110,7 +97,7 @@ describe("a server", function()
       loop:send("GET /loop HTTP/1.1\r\nHost: a\r\n\r\n")
       assert.equal(200, other:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
       assert.equal(500, loop:response().status)
-      server:logs("script ran for more than 1000 ms without waiting")
+      site.server:logs("script ran for more than 1000 ms without waiting")
     end)
   end)
 
@@ -161,7 +148,7 @@ describe("a server", function()
         local from = range[1] % 1048576
         assert.is_true(r.body == text:rep(range[2] // 1048576 + 2):sub(from + 1, from + range[2]))
       end
-      server:logs(("complete: GET /file 200 %d true"):format(size))
+      site.server:logs(("complete: GET /file 200 %d true"):format(size))
     end)
 
     it("are not there, too short or no files", function()
@@ -173,11 +160,11 @@ describe("a server", function()
     end)
 
     it("arrive at a client that takes its time", function()
-      local before, c = #server:log(), connect(4096)
+      local before, c = #site.server:log(), connect(4096)
       c:send("GET /file?path=" .. path .. "&offset=7&length=300000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
       time.nanosleep { tv_sec = 3, tv_nsec = 0 } -- longer than the server waits for a client that has all
       assert.equal(300000, #c:response().body)
-      server:logs("complete: GET /file 206 300000 true", before)
+      site.server:logs("complete: GET /file 206 300000 true", before)
     end)
 
     it("keep the connection when they are short", function()
@@ -200,10 +187,10 @@ describe("a server", function()
         got, c.buffer = got + #c.buffer, ""
       end
       got = got - 200 -- a head has fewer bytes
-      local before = #server:log()
+      local before = #site.server:log()
       c:reset()
-      server:logs("complete: GET /file 200 ", before)
-      local bytes = server:log():sub(before):match("complete: GET /file 200 (%d+) false\n")
+      site.server:logs("complete: GET /file 200 ", before)
+      local bytes = site.server:log():sub(before):match("complete: GET /file 200 (%d+) false\n")
       -- Beyond what was read there is what lay in the client's buffer.
       assert.is_true(tonumber(bytes) >= got and tonumber(bytes) < got + 500000, bytes .. " of " .. got)
     end)
@@ -221,12 +208,12 @@ describe("a server", function()
     end)
 
     it("end a handler that waits, at a reset at once", function()
-      local c, before = connect(), #server:log()
+      local c, before = connect(), #site.server:log()
       c:send("GET /hold?reset HTTP/1.1\r\nHost: a\r\n\r\n")
-      server:logs("held one begins", before)
+      site.server:logs("held one begins", before)
       c:reset() -- the server's own limit is ten minutes
-      server:logs("held one closed", before)
-      server:logs("complete: GET /hold 0 0 false", before)
+      site.server:logs("held one closed", before)
+      site.server:logs("complete: GET /hold 0 0 false", before)
     end)
 
     it("are answered when they only said that they will send no more", function()
@@ -237,22 +224,22 @@ describe("a server", function()
       for path, expected in pairs { ["/sleep?s=0"] = "slept", ["/n"] = "path /n", ["/error"] = false, ["/file?path=Makefile"] = false } do
         for i = 1, 10 do -- its end is there before the request is read, or comes later
           c = connect()
-          if i % 2 == 0 then server:kill(signal.SIGSTOP) end
+          if i % 2 == 0 then site.server:kill(signal.SIGSTOP) end
           c:send("GET " .. path .. " HTTP/1.1\r\nHost: a\r\n\r\n")
           c:finish()
-          if i % 2 == 0 then server:kill(signal.SIGCONT) end
+          if i % 2 == 0 then site.server:kill(signal.SIGCONT) end
           local r = c:response()
           assert(r, path)
           assert.is_true(r.complete)
           if expected then assert.equal(expected, r.body) end
         end
       end
-      local before = #server:log()
+      local before = #site.server:log()
       c = connect()
       c:send("HEAD /sleep?s=0.02 HTTP/1.1\r\nHost: a\r\n\r\n")
       c:finish()
       assert.equal("5", c:response(true).headers["content-length"])
-      server:logs("complete: HEAD /sleep 200 0 true", before)
+      site.server:logs("complete: HEAD /sleep 200 0 true", before)
     end)
 
     it("are not waited for much longer then", function()
@@ -269,10 +256,10 @@ describe("a server", function()
       local c = connect()
       c:send("GET /stream?n=2&hold=1 HTTP/1.1\r\nHost: a\r\n\r\n")
       repeat c:fill() until c.buffer:find("2\n", 1, true)
-      local before = #server:log()
+      local before = #site.server:log()
       c:close()
-      server:logs("held one closed", before)
-      server:logs("complete: GET /stream 200 4 ", before)
+      site.server:logs("held one closed", before)
+      site.server:logs("complete: GET /stream 200 4 ", before)
     end)
   end)
 
@@ -284,20 +271,20 @@ describe("a server", function()
       assert.is_true(r.complete)
       assert.is_true(table.concat(want) == r.body)
       assert.equal("close", r.headers.connection)
-      server:logs(("complete: GET /stream 200 %d true"):format(#r.body))
+      site.server:logs(("complete: GET /stream 200 %d true"):format(#r.body))
     end)
   end)
 
   it("serves beside 1,000 idle connections, and loses nothing over 10,000 requests #size", function()
     local idle = {}
     for i = 1, 1000 do
-      idle[i] = tcp.connect(server.port)
+      idle[i] = tcp.connect(site.server.port)
     end
     assert.equal(200, get("/").status)
     for i = 1, 1000 do idle[i]:close() end
     local function some()
       for _ = 1, 25 do
-        local c = tcp.connect(server.port)
+        local c = tcp.connect(site.server.port)
         for i = 1, 4 do
           c:send(("GET /n HTTP/1.1\r\nHost: a\r\n\r\n"):rep(10))
           for _ = 1, 10 do assert.equal(200, c:response().status) end
@@ -311,13 +298,13 @@ describe("a server", function()
     end
     for _ = 1, 3 do some() end
     get("/collect")
-    local fds, memory = server:usage()
+    local fds, memory = site.server:usage()
     for _ = 1, 7 do some() end
     get("/collect")
     local deadline = httpd.now() + 60
     local fds_after, memory_after
     repeat
-      fds_after, memory_after = server:usage()
+      fds_after, memory_after = site.server:usage()
     until fds_after <= fds + 5 or httpd.now() > deadline
     -- Of 175 connections since; a few of this spec's own are still open.
     assert.is_true(fds_after <= fds + 5, ("%d, then %d descriptors"):format(fds, fds_after))

@@ -112,23 +112,9 @@ function M.start(limits)
   return child.start { limits = limits, run = { handler = handler, accept = accept } }
 end
 
---- For `setup`.
--- @treturn table the patient server
--- @treturn table the impatient one
-function M.open()
-  M.server, M.impatient = M.start(PATIENT), M.start(IMPATIENT)
-  return M.server, M.impatient
-end
-
---- For `teardown`.
-function M.close()
-  M.server:stop()
-  M.impatient:stop()
-end
-
 local clients = {}
 
---- A client of the patient server, or of another; closed by `leave`.
+--- A client of the patient server, or of another; closed after the spec.
 -- @tparam[opt] integer window as of tcp.connect
 -- @tparam[opt] table to a server
 function M.connect(window, to)
@@ -137,12 +123,30 @@ function M.connect(window, to)
   return c
 end
 
---- For `after_each`.
-function M.leave()
+local function leave()
   for i = #clients, 1, -1 do
     clients[i]:close()
     clients[i] = nil
   end
+  collectgarbage()
+  collectgarbage()
+  assert(httpd.live_handles() == 0, "handles are left open")
+end
+
+--- Stands while the specs of a `describe` run: `site.server`, the patient one, and `site.impatient`. Each spec's clients
+-- are closed after it.
+-- @tparam function setup
+-- @tparam function teardown
+-- @tparam function after_each
+function M.stand(setup, teardown, after_each)
+  setup(function()
+    M.server, M.impatient = M.start(PATIENT), M.start(IMPATIENT)
+  end)
+  teardown(function()
+    M.server:stop()
+    M.impatient:stop()
+  end)
+  after_each(leave)
 end
 
 --- The response to a request, byte for byte, on a connection of its own.

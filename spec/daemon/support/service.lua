@@ -39,7 +39,9 @@ function M.port()
   return port
 end
 
---- A service, not yet started.
+local made = {}
+
+--- A service, not yet started. `close_all` closes it.
 -- @tparam[opt] table options config: keys that differ from the defaults; env: variables; template: as of the world
 -- @treturn table service: world, dir, root (of the copy)
 function M.new(options)
@@ -48,6 +50,7 @@ function M.new(options)
   for name, value in pairs(options.config or {}) do config[name] = value end
   local world = worlds.new { config = config, template = options.template }
   local self = setmetatable({ world = world, dir = world.dir, root = world.dir .. "/tree", masters = 0 }, Service)
+  made[#made + 1] = self
   assert(os.execute(("mkdir -p %s/build && cp -R lua sql %s && cp %s %s/build/atelier"):format(self.root, self.root,
     quote(host.exe), self.root)))
   assert(migrate.run { conn = world.conn, dir = self.root .. "/sql" }) -- while somebody works on these, too
@@ -151,6 +154,11 @@ function Service:await_reload(before)
   end)
 end
 
+--- The port that it listens on.
+function Service:port()
+  return tonumber(self:state().url:match ":(%d+)$")
+end
+
 --- GETs a path; the response, or nil, message.
 function Service:get(path)
   return http.request { url = self:state().url .. path, timeout = 60 }
@@ -199,6 +207,13 @@ function Service:close()
   end
   self.world:close()
   assert(http.live_handles() == 0)
+end
+
+--- For `after_each`: closes whatever was made.
+function M.close_all()
+  while made[1] do
+    table.remove(made):close()
+  end
 end
 
 return M
