@@ -21,6 +21,7 @@
 #include "pg_copy.h"
 #include "pg_core.h"
 #include "pg_params.h"
+#include "pg_pipeline.h"
 #include "pg_result.h"
 #include "pg_transaction.h"
 #include "pg_types.h"
@@ -45,7 +46,7 @@ static int l_connect(lua_State *L)
 {
     static const char *const names[] = {"timeout", "application_name", "yield", "cancel_timeout", NULL};
     const char *conninfo = check_text(L, 1), *application, *odd;
-    struct pg_call call = {0, 0, 0};
+    struct pg_call call = {.timeout_ms = 0};
     struct keywords keywords;
     struct managed *options;
     struct pg_conn *c;
@@ -86,7 +87,7 @@ static int refuse_parameter(lua_State *L, const char *name, int bad)
  * @tparam[opt] table params strings, numbers, booleans, `pg.null`, or values of `pg.json`, `pg.array`,
  *   `pg.bytea`; a field `n` may give their number
  * @tparam[opt] table options `timeout` in seconds (30); `yield`; `share` (false): rows that follow each other
- *   with the same JSON in a column share one table
+ *   with the same JSON in a column share one table; `bare` (false): rows alone, `true` where there are no columns
  * @treturn[1] table rows, each a table by column name, with `fields` (the names), `affected`, `command`, and
  *   `undecoded` when a JSON text stayed text because atelier.json refuses it
  * @return[2] nil
@@ -156,11 +157,6 @@ static int l_prepare(lua_State *L)
     return sent(L, c, PQsendPrepare(c->pg, name, sql, 0, NULL), finish_true);
 }
 
-static int send_prepared(PGconn *pg, const char *name, const struct pg_params *p)
-{
-    return PQsendQueryPrepared(pg, name, p->n, p->values, p->lengths, p->formats, 0);
-}
-
 /***
  * Runs a prepared statement.
  * @function conn:execute
@@ -184,66 +180,18 @@ static int l_execute(lua_State *L)
         return refuse_parameter(L, "execute", p->bad);
     if ((n = begin(L, c, "execute", &call)) != 0)
         return n;
-    return sent(L, c, send_prepared(c->pg, name, p), finish_result);
+    return sent(L, c, pg_send_prepared(c->pg, name, p), finish_result);
 }
 
 /* ==== pipeline ================================================================================== */
-
-struct piped {
-    const char *text; /* SQL, or the name of a prepared statement */
-    int prepared;
-    const struct pg_params *params;
-};
-
-/*
- * Reads item i of the list at 2. The strings are anchored by the item, and no Lua code runs before they
- * are sent; the block of parameters is kept in the table at `keep`.
- */
-static void read_item(lua_State *L, int i, struct piped *item, int keep)
-{
-    int at = lua_gettop(L) + 1;
-
-    if (lua_rawgeti(L, 2, i + 1) != LUA_TTABLE)
-        luaL_error(L, "pipeline: statement %d is a %s, not a table", i + 1, luaL_typename(L, at));
-    lua_pushliteral(L, "prepared");
-    item->prepared = lua_rawget(L, at) != LUA_TNIL; /* raw: no metamethod may change what items before refer to */
-    if (!item->prepared)
-        lua_rawgeti(L, at, 1);
-    if (lua_type(L, -1) != LUA_TSTRING)
-        luaL_error(L, "pipeline: statement %d needs SQL as its first value, or 'prepared'", i + 1);
-    item->text = lua_tostring(L, -1);
-    if (strlen(item->text) != lua_rawlen(L, -1))
-        luaL_error(L, "pipeline: statement %d contains a NUL byte", i + 1);
-    lua_rawgeti(L, at, item->prepared ? 1 : 2);
-    if (!lua_isnil(L, -1) && !lua_istable(L, -1))
-        luaL_error(L, "pipeline: the parameters of statement %d are a %s, not a table", i + 1, luaL_typename(L, -1));
-    item->params = pg_bind(L, lua_gettop(L));
-    lua_rawseti(L, keep, i + 1);
-    lua_settop(L, at - 1);
-}
-
-/* Queues all statements and the one Sync that makes them one transaction. No Lua in here: all or nothing. */
-static int send_pipeline(struct pg_conn *c, const struct piped *items, int n)
-{
-    if (!PQenterPipelineMode(c->pg))
-        return 0;
-    c->op.pipeline = 1;
-    for (int i = 0; i < n; i++) {
-        const struct pg_params *p = items[i].params;
-        int ok = items[i].prepared ? send_prepared(c->pg, items[i].text, p)
-                                   : PQsendQueryParams(c->pg, items[i].text, p->n, p->types, p->values, p->lengths,
-                                                       p->formats, 0);
-        if (!ok)
-            return 0;
-    }
-    return PQpipelineSync(c->pg);
-}
 
 /***
  * Sends several statements at once and reads all answers: one round trip, one transaction. When one
  * fails, none has happened. A statement that may not run in a transaction block must not be in it.
  * @function conn:pipeline
- * @tparam table statements list of `{sql, params}` and `{prepared = name, params}`
+ * @tparam table statements list of `{sql, params}` and `{prepared = name, params}`. With `json = n` the columns from the nth
+ *   on become one field `json` of their row: the members of a JSON object, `"a":1,"b":"x"`, without its braces. A column
+ *   "job.state" is a member of the object "job", which is null when its first column is.
  * @tparam[opt] table options as of `conn:query`; the timeout is for all of it
  * @treturn[1] table list of results, each as of `conn:query`
  * @return[2] nil
@@ -256,27 +204,23 @@ static int l_pipeline(lua_State *L)
 {
     struct pg_conn *c = check_conn(L);
     struct pg_call call = check_call(L, c, 3);
-    struct piped *items;
-    int n, rc, keep;
+    const struct pg_piped *items;
+    int n, rc;
 
     luaL_checktype(L, 2, LUA_TTABLE);
-    luaL_argcheck(L, lua_rawlen(L, 2) >= 1 && lua_rawlen(L, 2) <= 10000, 2, "1 to 10000 statements");
     n = (int)lua_rawlen(L, 2);
-    items = lua_newuserdatauv(L, (size_t)n * sizeof *items, 0);
-    lua_createtable(L, n, 0);
-    keep = lua_gettop(L);
-    for (int i = 0; i < n; i++)
-        read_item(L, i, &items[i], keep);
+    luaL_argcheck(L, n >= 1 && n <= 10000, 2, "1 to 10000 statements");
+    items = pg_read_pipeline(L, n);
     for (int i = 0; i < n; i++) {
-        if (items[i].params->bad) {
-            refuse_parameter(L, "pipeline", items[i].params->bad);
+        if (items[i].params.bad) {
+            refuse_parameter(L, "pipeline", items[i].params.bad);
             lua_pushinteger(L, i + 1);
             return 4;
         }
     }
     if ((rc = begin(L, c, "pipeline", &call)) != 0)
         return rc;
-    return sent(L, c, send_pipeline(c, items, n), finish_pipeline);
+    return sent(L, c, pg_send_pipeline(c, items, n), finish_pipeline);
 }
 
 /* ==== transaction =============================================================================== */
@@ -462,7 +406,7 @@ static int l_notifications(lua_State *L)
 {
     static const char *const names[] = {"yield", NULL};
     struct pg_conn *c = check_conn(L);
-    struct pg_call call = {0, 0, 0};
+    struct pg_call call = {.timeout_ms = 0};
     int n;
 
     call.timeout_ms = check_seconds(L, 2, luaL_optnumber(L, 2, 0), 0);

@@ -29,6 +29,7 @@ static const char pg_waiting_key = 0; /* registry: address in a connection → c
 struct pg_call {
     int64_t timeout_ms;
     int share;
+    int bare;
     int yields;
 };
 
@@ -67,12 +68,13 @@ static int64_t option_timeout(lua_State *L, int arg, const char *name, lua_Numbe
 
 static struct pg_call check_call(lua_State *L, const struct pg_conn *c, int arg)
 {
-    static const char *const names[] = {"timeout", "share", "yield", NULL};
+    static const char *const names[] = {"timeout", "share", "bare", "yield", NULL};
     struct pg_call call;
 
     check_options(L, arg, names);
     call.timeout_ms = option_timeout(L, arg, "timeout", PG_TIMEOUT_CALL);
     call.share = option_boolean(L, arg, "share", 0);
+    call.bare = option_boolean(L, arg, "bare", 0);
     call.yields = option_boolean(L, arg, "yield", c->yields);
     return call;
 }
@@ -234,6 +236,7 @@ static int begin(lua_State *L, struct pg_conn *c, const char *name, const struct
         return fail(L, "connection", "%s: the connection was lost", name);
     pg_begin(c, name, call->timeout_ms);
     c->op.share = (unsigned char)call->share;
+    c->op.bare = (unsigned char)call->bare;
     c->op.yields = (unsigned char)(call->yields && lua_isyieldable(L));
     return 0;
 }

@@ -25,6 +25,7 @@
 
 struct lua_State;
 struct pg_conn;
+struct pg_piped;
 
 enum pg_state {
     PG_CLOSED = 0, /* by the program, or not yet open */
@@ -60,10 +61,13 @@ struct pg_op {
     unsigned char keep_last; /* of many results keep only the last one */
     unsigned char refused;   /* a COPY came where none can be served */
     unsigned char share;     /* equal JSON texts in a column share one value */
+    unsigned char bare;      /* rows alone are wanted */
     char copy;               /* 'i', 'o' or 0: the COPY that is expected */
     int statement;           /* of a pipeline: the one being answered, from 0 */
     int failed;              /* of a pipeline: the one that failed, or -1 */
     int top;                 /* of the Lua stack, restored on resume */
+    const struct pg_piped *items; /* of a pipeline: the statements, kept by the caller's stack; never read here */
+    int n_items;
     /* The binding's continuation, which turns results into values; never called from here. */
     int (*finish)(struct lua_State *L, struct pg_conn *c);
 };

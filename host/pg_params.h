@@ -184,21 +184,21 @@ static void pg_add_array(lua_State *L, luaL_Buffer *b, int values, int slot, int
 
 /* ==== parameter lists =========================================================================== */
 
-/* One block: the arrays that libpq wants, and room for the numbers' text. */
-static struct pg_params *pg_new_params(lua_State *L, size_t n)
-{
-    const size_t each = sizeof(char *) + 2 * sizeof(int) + sizeof(unsigned) + PG_NUMBER_SIZE;
-    struct pg_params *p = lua_newuserdatauv(L, sizeof *p + n * each, 0);
-    char *at = (char *)(p + 1);
+enum { /* a multiple of a pointer's size, so that one statement's may follow another's */
+    PG_PARAM_SIZE = (sizeof(char *) + 2 * sizeof(int) + sizeof(unsigned) + PG_NUMBER_SIZE + sizeof(char *) - 1) /
+                    sizeof(char *) * sizeof(char *)
+};
 
-    p->n = (int)n;
+/* One block of n times PG_PARAM_SIZE: the arrays that libpq wants, and room for the numbers' text. */
+static void pg_place_params(struct pg_params *p, int n, char *block)
+{
+    p->n = n;
     p->bad = 0;
-    p->values = (const char **)at;
-    p->lengths = (int *)(at + n * sizeof(char *));
+    p->values = (const char **)(void *)block;
+    p->lengths = (int *)(void *)(block + (size_t)n * sizeof(char *));
     p->formats = p->lengths + n;
     p->types = (unsigned *)(p->formats + n);
     p->numbers = (char(*)[PG_NUMBER_SIZE])(p->types + n);
-    return p;
 }
 
 static int pg_bind_bytes(struct pg_params *p, int i, const char *s, size_t len, int binary)
@@ -246,27 +246,40 @@ static int pg_bind_one(lua_State *L, struct pg_params *p, int i)
     }
 }
 
-/* Binds the list at `idx` (a positive index; none and nil are the empty list) and pushes its block. */
-static const struct pg_params *pg_bind(lua_State *L, int idx)
+static int pg_count_params(lua_State *L, int idx)
 {
-    static const struct pg_params none;
-    struct pg_params *p;
-    lua_Integer n;
+    lua_Integer n = pg_count(L, idx);
 
-    if (lua_isnoneornil(L, idx)) {
-        lua_pushnil(L);
-        return &none;
-    }
-    luaL_argexpected(L, lua_istable(L, idx), idx, "table of parameters");
-    n = pg_count(L, idx);
     luaL_argcheck(L, n <= PG_PARAMS_MAX, idx, "at most 65535 parameters");
-    p = pg_new_params(L, (size_t)n);
+    return (int)n;
+}
+
+static void pg_bind_params(lua_State *L, struct pg_params *p, int idx)
+{
     for (int i = 0; i < p->n; i++) {
         lua_rawgeti(L, idx, i + 1);
         if (!pg_bind_one(L, p, i))
             luaL_error(L, "parameter %d is longer than a value may be (1 GiB)", i + 1);
         lua_pop(L, 1);
     }
+}
+
+/* Binds the list at `idx` (a positive index; none and nil are the empty list) and pushes its block. */
+static const struct pg_params *pg_bind(lua_State *L, int idx)
+{
+    static const struct pg_params none;
+    struct pg_params *p;
+    int n;
+
+    if (lua_isnoneornil(L, idx)) {
+        lua_pushnil(L);
+        return &none;
+    }
+    luaL_argexpected(L, lua_istable(L, idx), idx, "table of parameters");
+    n = pg_count_params(L, idx);
+    p = lua_newuserdatauv(L, sizeof *p + (size_t)n * PG_PARAM_SIZE, 0);
+    pg_place_params(p, n, (char *)(p + 1));
+    pg_bind_params(L, p, idx);
     return p;
 }
 

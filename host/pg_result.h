@@ -14,6 +14,8 @@
 #include "managed.h"
 #include "pg_call.h"
 #include "pg_core.h"
+#include "pg_json.h"
+#include "pg_pipeline.h"
 #include "pg_types.h"
 
 /* ==== results =================================================================================== */
@@ -53,48 +55,75 @@ static void push_cell(lua_State *L, const PGresult *r, int row, int col, int res
     pg_push_value(L, oid, PQgetvalue(r, row, col), (size_t)PQgetlength(r, row, col), &cell);
 }
 
-/* The column names stand on the stack from `names` on: each is made a Lua string once, not once per row. */
-static void push_row(lua_State *L, const PGresult *r, int row, int result, int names, int share)
+/* What is to become of a result. */
+struct pg_shape {
+    int share, bare;
+    int json; /* the columns from this one on become one JSON text; from 1, 0: none do */
+};
+
+static int decoded_columns(const PGresult *r, const struct pg_shape *shape)
 {
     int n = PQnfields(r);
 
-    lua_createtable(L, 0, n);
+    return shape->json > 0 && shape->json <= n ? shape->json - 1 : n;
+}
+
+/* The column names stand on the stack from `names` on: each is made a Lua string once, not once per row. */
+static void push_row(lua_State *L, const PGresult *r, int row, int result, int names, const struct pg_shape *shape)
+{
+    int n = decoded_columns(r, shape);
+
+    lua_createtable(L, 0, n + (shape->json > 0));
     for (int col = 0; col < n; col++) {
         lua_pushvalue(L, names + col);
-        push_cell(L, r, row, col, result, names + col, share);
+        push_cell(L, r, row, col, result, names + col, shape->share);
         lua_rawset(L, -3);
+    }
+    if (shape->json > 0) {
+        pg_push_members(L, r, row, n);
+        lua_setfield(L, -2, "json");
     }
     lua_rawseti(L, result, row + 1);
 }
 
-static void push_fields(lua_State *L, const PGresult *r, int result)
+static void push_names(lua_State *L, const PGresult *r, int n)
+{
+    luaL_checkstack(L, n + 20, "columns");
+    for (int col = 0; col < n; col++)
+        lua_pushstring(L, PQfname(r, col));
+}
+
+static void set_about(lua_State *L, const PGresult *r, int result)
 {
     int n = PQnfields(r);
 
-    luaL_checkstack(L, n + 20, "columns");
     lua_createtable(L, n, 0);
-    lua_pushvalue(L, -1);
-    lua_setfield(L, result, "fields");
     for (int col = 0; col < n; col++) {
         lua_pushstring(L, PQfname(r, col));
-        lua_pushvalue(L, -1);
-        lua_rawseti(L, result + 1, col + 1);
+        lua_rawseti(L, -2, col + 1);
     }
-}
-
-static void push_result(lua_State *L, const PGresult *r, int share)
-{
-    int rows = PQntuples(r), result;
-
-    lua_createtable(L, rows, 3);
-    result = lua_gettop(L);
-    push_fields(L, r, result);
+    lua_setfield(L, result, "fields");
     lua_pushinteger(L, affected_rows(r));
     lua_setfield(L, result, "affected");
     lua_pushstring(L, PQcmdStatus((PGresult *)r));
     lua_setfield(L, result, "command");
+}
+
+static void push_result(lua_State *L, const PGresult *r, const struct pg_shape *shape)
+{
+    int rows = PQntuples(r), result;
+
+    if (shape->bare && PQnfields(r) == 0) {
+        lua_pushboolean(L, 1);
+        return;
+    }
+    lua_createtable(L, rows, shape->bare ? 0 : 3);
+    result = lua_gettop(L);
+    if (!shape->bare)
+        set_about(L, r, result);
+    push_names(L, r, decoded_columns(r, shape));
     for (int row = 0; row < rows; row++)
-        push_row(L, r, row, result, result + 2, share);
+        push_row(L, r, row, result, result + 1, shape);
     lua_settop(L, result);
 }
 
@@ -215,8 +244,9 @@ static void deliver_notices(lua_State *L, struct pg_conn *c)
 static int make_result(lua_State *L)
 {
     const struct pg_conn *c = lua_touserdata(L, 1);
+    const struct pg_shape shape = {c->op.share, c->op.bare, 0};
 
-    push_result(L, c->results[c->n_results - 1], c->op.share);
+    push_result(L, c->results[c->n_results - 1], &shape);
     return 1;
 }
 
@@ -254,7 +284,8 @@ static int make_results(lua_State *L)
 
     lua_createtable(L, c->n_results, 0);
     for (int i = 0; i < c->n_results; i++) {
-        push_result(L, c->results[i], c->op.share);
+        struct pg_shape shape = {c->op.share, c->op.bare, i < c->op.n_items ? c->op.items[i].json : 0};
+        push_result(L, c->results[i], &shape);
         lua_rawseti(L, -2, i + 1);
     }
     return 1;

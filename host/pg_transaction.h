@@ -70,7 +70,7 @@ static lua_KContext pack_call(const struct pg_call *call)
 
 static int transaction_called(lua_State *L, int status, lua_KContext packed)
 {
-    struct pg_call call = {(int64_t)packed >> 1, 0, packed & 1};
+    struct pg_call call = {.timeout_ms = (int64_t)packed >> 1, .yields = packed & 1};
     return end_transaction(L, status != LUA_OK && status != LUA_YIELD, lua_touserdata(L, 1), &call);
 }
 

@@ -113,15 +113,15 @@ static void pg_civil(long days, long *y, int *m, int *d)
     *y = yoe + era * 400 + (*m <= 2);
 }
 
-/* Pushes the UTC form of a time with an offset; behind a pooler the session's zone may be another's. */
-static int pg_push_shifted(lua_State *L, const char *s, size_t len)
+/* Writes the UTC form of a time with an offset; behind a pooler the session's zone may be another's. Returns its length. */
+static size_t pg_write_shifted(char text[64], const char *s, size_t len)
 {
-    char text[64], fraction[8] = "";
+    char fraction[8] = "";
     long y, seconds;
     int m, d, hh, mm, ss, zh = 0, zm = 0, zs = 0, n = 0;
     const char *zone;
 
-    if (len >= sizeof text)
+    if (len >= 64)
         return 0;
     memcpy(text, s, len);
     text[len] = '\0';
@@ -140,24 +140,30 @@ static int pg_push_shifted(lua_State *L, const char *s, size_t len)
     seconds = pg_days(y, m, d) * 86400 + hh * 3600 + mm * 60 + ss - (*zone == '-' ? -seconds : seconds);
     n = (int)(seconds % 86400 < 0 ? seconds % 86400 + 86400 : seconds % 86400);
     pg_civil((seconds - n) / 86400, &y, &m, &d);
-    snprintf(text, sizeof text, "%04ld-%02d-%02dT%02d:%02d:%02d%sZ", y, m, d, n / 3600, n / 60 % 60, n % 60, fraction);
-    lua_pushstring(L, text);
-    return 1;
+    return (size_t)snprintf(text, 64, "%04ld-%02d-%02dT%02d:%02d:%02d%sZ", y, m, d, n / 3600, n / 60 % 60, n % 60,
+                            fraction);
 }
 
-/* "2026-11-22 10:11:12.5+00" to "2026-11-22T10:11:12.5Z"; infinity and years BC stay as they are. */
+/*
+ * "2026-11-22 10:11:12.5+00" to "2026-11-22T10:11:12.5Z". Returns its length, 0 for what stays as it is: infinity and
+ * years BC.
+ */
+static size_t pg_write_timestamp(char text[64], const char *s, size_t len)
+{
+    if (len <= 13 || len >= 40 || memcmp(s + len - 3, "+00", 3) != 0 || s[10] != ' ')
+        return pg_write_shifted(text, s, len);
+    memcpy(text, s, len - 3);
+    text[10] = 'T';
+    text[len - 3] = 'Z';
+    return len - 2;
+}
+
 static void pg_push_timestamp(lua_State *L, const char *s, size_t len)
 {
-    char text[40];
+    char text[64];
+    size_t n = pg_write_timestamp(text, s, len);
 
-    if (len > 13 && len < sizeof text && memcmp(s + len - 3, "+00", 3) == 0 && s[10] == ' ') {
-        memcpy(text, s, len - 3);
-        text[10] = 'T';
-        text[len - 3] = 'Z';
-        lua_pushlstring(L, text, len - 2);
-    } else if (!pg_push_shifted(L, s, len)) {
-        lua_pushlstring(L, s, len);
-    }
+    lua_pushlstring(L, n > 0 ? text : s, n > 0 ? n : len);
 }
 
 /* ==== json ===================================================================================== */
