@@ -40,10 +40,11 @@ local SAFE = { GET = true, HEAD = true }
 -- @tparam string name under which it is prepared; letters, digits, _
 -- @tparam string sql always the same for a name
 -- @tparam[opt] table params
+-- @tparam[opt] integer json_from `json` of `conn:pipeline`
 -- @treturn table rows; a failure ends the request with its problem
-function Call:query(name, sql, params)
+function Call:query(name, sql, params, json_from)
   local rows, message, code, fields = self.app.db:as_user(self.user.text, name, sql, params, SAFE[self.request.method],
-    self.route.is_quick)
+    self.route.is_quick, json_from)
   if not rows then
     error(problem.of_sql(message, code, fields), 0)
   end
@@ -163,16 +164,25 @@ end
 local usual = { status = 200, headers = { ["Content-Type"] = JSON, ["X-Content-Type-Options"] = "nosniff",
   ["Cache-Control"] = "no-store" } }
 
+--- Answers with JSON that is there already.
+-- @tparam integer status
+-- @tparam string text
+function Call:send_json(status, text)
+  if self.app.cors then
+    return self:send(status, text, { ["Content-Type"] = JSON })
+  end
+  usual.status, usual.body, usual.headers["X-Request-Id"] = status, text, self.id
+  self.is_answered = true
+  return self.request:respond(usual)
+end
+
 function Call:send(status, body, headers)
   local text = body
   if type(body) == "table" then
     text = assert(json.encode(body))
-    if not headers and not self.app.cors then
-      usual.status, usual.body, usual.headers["X-Request-Id"] = status, text, self.id
-      self.is_answered = true
-      return self.request:respond(usual)
+    if not headers then
+      return self:send_json(status, text)
     end
-    headers = headers or {}
     headers["Content-Type"] = headers["Content-Type"] or JSON
   end
   self.is_answered = true

@@ -4,6 +4,7 @@
 -- for the next. Owns what is prepared on which connection, and what is repeated. Must not know any statement. Works
 -- inside the loop of atelier.httpd only.
 -- @module api.database
+local lanes = require "api.lanes"
 local log = require "log"
 local pool = require "api.pool"
 
@@ -26,17 +27,17 @@ local KINDS = {
 }
 
 -- What is sent for a statement: the role, the statement, and what prepares it where that is not done.
-local function compose(slot, plain, kind, claims, name, sql, params)
+local function compose(slot, plain, kind, claims, name, sql, params, json)
   local role = KINDS[kind][plain and 2 or 1]
   role[plain and 2 or 1][1] = claims
   local batch = slot.batch
   batch[1] = role
   if plain then
-    batch[2], batch[3] = { sql, params }, nil
+    batch[2], batch[3] = { sql, params, json = json }, nil
     return batch
   end
   local item = slot.item
-  item.prepared, item[1] = name, params
+  item.prepared, item[1], item.json = name, params, json
   if slot.prepared[name] == sql then
     batch[2], batch[3] = item, nil
   elseif slot.prepared[name] then
@@ -51,9 +52,9 @@ end
 local GIVE_UP = { ["25006"] = true, ["0A000"] = true }
 local NOT_PREPARED = { ["26000"] = true, ["42P05"] = true }
 
-local function run(slot, self, kind, claims, name, sql, params)
+local function run(slot, self, kind, claims, name, sql, params, json)
   local conn = slot.conn
-  local batch = compose(slot, self.is_plain, kind, claims, name, sql, params)
+  local batch = compose(slot, self.is_plain, kind, claims, name, sql, params, json)
   local count = #batch
   slot.is_clean = false
   local results, message, code, place = conn:pipeline(batch, self.options)
@@ -68,7 +69,7 @@ local function run(slot, self, kind, claims, name, sql, params)
   if NOT_PREPARED[code] and not self.is_plain then
     log.warn("the database keeps no prepared statements; is it behind a transaction pooler?", { code = code })
     self.is_plain = true
-    return run(slot, self, kind, claims, name, sql, params)
+    return run(slot, self, kind, claims, name, sql, params, json)
   end
   slot.is_spent = GIVE_UP[code]
   return nil, message, code, fields
@@ -92,52 +93,11 @@ local function perform(self, may_repeat, ...)
   return rows, message, code, fields
 end
 
--- ==== in company ===============================================================================
-
-local COMPANY = 7 -- others whose statements go along; more would make the first wait
-
--- However it ends, nobody is left waiting.
-local Company = { __close = function(list)
-  for i = 1, #list do
-    list[i]:outcome(nil)
+-- A waiter of api.lanes whose statement this connection has not prepared yet.
+local function run_alone(self)
+  return function(slot, waiter)
+    return run(slot, self, "user", waiter.claims, waiter.prepared, waiter.sql, waiter[1], waiter.json)
   end
-end }
-
--- Sends a statement and those of others that wait, each behind its own role and claims, in one piece.
-local function run_together(slot, self, company, item)
-  local batch, n = {}, 2
-  batch[1] = { prepared = "ate_as_user", { item.claims } }
-  batch[2] = item
-  for i = 1, #company do
-    local other = company[i].item
-    batch[n + 1], batch[n + 2] = { prepared = "ate_as_user", { other.claims } }, other
-    n = n + 2
-  end
-  slot.is_clean = false
-  local results = slot.conn:pipeline(batch, self.options)
-  if not results then
-    return nil
-  end
-  slot.is_clean = true
-  for i = #company, 1, -1 do
-    local waiter = company[i]
-    company[i] = nil
-    waiter:outcome(results[2 * i + 2])
-  end
-  return results[2]
-end
-
--- For statements that are quick and change nothing. Nil and no code when it must be done alone.
-local function in_company(self, item, sql)
-  local slot <close>, message, code, rows = self.pool:take(item)
-  if not slot then
-    return rows, message, code
-  end
-  local company <close> = setmetatable({}, Company)
-  if self.is_plain or slot.prepared[item.prepared] ~= sql or self.pool:company(company, COMPANY) == 0 then
-    return run(slot, self, "user", item.claims, item.prepared, sql, item[1])
-  end
-  return run_together(slot, self, company, item)
 end
 
 --- Runs a statement as a user.
@@ -147,19 +107,20 @@ end
 -- @tparam[opt] table params
 -- @tparam[opt] boolean may_repeat it changes nothing, so it may run again when the connection breaks
 -- @tparam[opt] boolean is_quick it changes nothing and takes no time, so it may be sent together with others like it
+-- @tparam[opt] integer json as of `conn:pipeline`
 -- @treturn[1] table rows
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code as of atelier.pg, or "busy"
 -- @treturn[2] ?table what `conn:last_error` gives
-function Database:as_user(claims, name, sql, params, may_repeat, is_quick)
-  if is_quick then
-    local rows, message, code, fields = in_company(self, { prepared = name, params, claims = claims }, sql)
+function Database:as_user(claims, name, sql, params, may_repeat, is_quick, json)
+  if is_quick and not self.is_plain then
+    local rows, message, code, fields = self.lanes:run(claims, name, sql, params, json)
     if rows or code and not (may_repeat and LOST[code]) then
       return rows, message, code, fields
     end
   end
-  return perform(self, may_repeat, "user", claims, name, sql, params)
+  return perform(self, may_repeat, "user", claims, name, sql, params, json)
 end
 
 --- Runs a statement with the service's rights; as `as_user`, without claims.
@@ -184,7 +145,9 @@ end
 
 --- Numbers for an operator, as of `pool:stats`.
 function Database:stats()
-  return self.pool:stats()
+  local stats = self.pool:stats()
+  stats.waiting = stats.waiting + self.lanes.waiting
+  return stats
 end
 
 --- Closes what is idle; the rest when it comes back.
@@ -196,9 +159,13 @@ end
 -- @tparam table options `url`, `connections`, `timeout` of a statement in seconds, `name` for pg_stat_activity
 -- @treturn table database
 function M.new(options)
-  return setmetatable({ options = { timeout = options.timeout }, pool = pool.new { url = options.url,
+  local self = setmetatable({ options = { timeout = options.timeout }, pool = pool.new { url = options.url,
     connections = options.connections, timeout = options.timeout, name = options.name,
     prepare = { ate_as_user = AS_USER, ate_as_service = AS_SERVICE } } }, Database)
+  -- Half of the connections, so that what is slow finds one.
+  self.lanes = lanes.new(self.pool, { role = "ate_as_user", timeout = options.timeout,
+    most = (options.connections + 1) // 2, alone = run_alone(self) })
+  return self
 end
 
 return M

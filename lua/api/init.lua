@@ -184,7 +184,7 @@ function App:start()
   self.db:start()
   each(self, "start")
   collectgarbage() -- what loading left, so that an idle process stays small; looking less often spares 8 % under load
-  collectgarbage("incremental", 300)
+  collectgarbage "generational"
 end
 
 --- Called about every second, in the loop.

@@ -56,12 +56,11 @@ local function dismiss_waiters(pool)
   pool.head, pool.tail = 1, 0
 end
 
-local function wait_in_line(pool, item)
+local function wait_in_line(pool)
   if pool.waiting >= MOST_WAITING then
     return nil, "database: too many requests wait for a connection", "busy"
   end
-  local waiter <close> = setmetatable({ pool = pool, task = httpd.current(), item = item, slot = nil, is_over = nil,
-    rows = nil }, Waiter)
+  local waiter <close> = setmetatable({ pool = pool, task = httpd.current(), slot = nil, is_over = nil }, Waiter)
   pool.waiting = pool.waiting + 1
   pool.tail = pool.tail + 1
   pool.queue[pool.tail] = waiter
@@ -70,8 +69,6 @@ local function wait_in_line(pool, item)
   waiter.slot = nil
   if slot then
     return slot
-  elseif waiter.rows or waiter.is_left then
-    return nil, nil, nil, waiter.rows
   end
   return nil, pool.failure or "database: no connection became free in time", pool.failure and "connection" or "busy"
 end
@@ -79,14 +76,11 @@ end
 --- A connection for one use: a value to be closed, which gives it back, whatever became of it. Fields: `conn`,
 -- `prepared` (name → statement); whoever has run his statement well sets `is_clean`, and `is_spent` to have the
 -- connection replaced.
--- @tparam[opt] table item what is to be done with it: whoever gets a connection before may take it along, see `company`
 -- @treturn[1] slot
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string "connection" or "busy"
--- @return[3] nil three times: it was taken along
--- @treturn[3] ?table rows; nil when that failed, and nobody knows why
-function Pool:take(item)
+function Pool:take()
   local n = #self.idle
   local slot = self.idle[n]
   if slot then
@@ -95,37 +89,7 @@ function Pool:take(item)
   elseif self.live == 0 and self.failure then
     return nil, self.failure, "connection"
   end
-  return wait_in_line(self, item)
-end
-
---- Takes waiters with an item out of the line, as long as they are first in it. Each must be told its `outcome`.
--- @tparam table list to which they are added
--- @tparam integer most
--- @treturn integer how many
-function Pool:company(list, most)
-  local count = 0
-  while count < most and self.head <= self.tail do
-    local waiter = self.queue[self.head]
-    if not waiter.is_over then
-      if not waiter.item then
-        break
-      end
-      count = count + 1
-      list[count] = waiter
-    end
-    self.queue[self.head] = nil
-    self.head = self.head + 1
-  end
-  return count
-end
-
---- Tells a waiter what became of its item.
--- @tparam ?table rows
-function Waiter:outcome(rows)
-  if not self.is_over then
-    self.rows, self.is_left = rows, true
-    self.task:wake()
-  end
+  return wait_in_line(self)
 end
 
 -- ==== connections ==============================================================================

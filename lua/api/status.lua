@@ -1,42 +1,32 @@
 --- Where a device's file stands: ready or why not, and its job.
 -- @module api.status
-local json = require "atelier.json"
 local schema = require "api.schema"
 
-local null = json.null
-
--- The database decides, as for a download: who asks, what he may have, which job is the newest.
-local STATUS = [[select template_id, is_ready, reason, ate_file_id::text, filename, file_size, checksum, download_count,
-  expires_at, queue_id::text, state, stage, "position", attempt, error_code, error_message, queued_at, updated_at
+-- The database decides, as for a download: who asks, what he may have, which job is the newest. The first columns are
+-- for us, the others are sent on as they come: the body's members.
+local STATUS = [[select template_id is not null as is_known, is_ready, ate_file_id::text as id,
+  is_ready, reason, ate_file_id, filename, file_size, checksum, download_count, expires_at,
+  queue_id as "job.queue_id", state as "job.state", stage as "job.stage", "position" as "job.position",
+  attempt as "job.attempt", case when state <> 'completed' then error_code end as "job.error.code",
+  error_message as "job.error.message", queued_at as "job.queued_at", updated_at as "job.updated_at"
   from public.ate_status($1, $2)]]
+local SENT_ON = 4
 
-local function job_of(row)
-  if row.queue_id == null then
-    return null
-  end
-  local has_error = row.error_code ~= null and row.state ~= "completed"
-  return { queue_id = row.queue_id, state = row.state, stage = row.stage, position = row.position,
-    attempt = row.attempt, error = has_error and { code = row.error_code, message = row.error_message } or null,
-    queued_at = row.queued_at, updated_at = row.updated_at }
-end
+-- Neither a device's hash nor a template's name nor a link has a character that JSON would escape.
+local BODY = '{"device_hash":"%s","template":"%s","download_url":%s,%s}'
 
 local function status(call)
   local params = call.params
   local template = params.template or call.config.default_template
-  local row = call:query("ate_status", STATUS, { params.device_hash, template })[1]
+  local row = call:query("ate_status", STATUS, { params.device_hash, template }, SENT_ON)[1]
   if not row then
     call:refuse(404, "unknown_device", "unknown device", {
       hint = "Check the device hash; a device must be registered, and yours." })
-  elseif row.template_id == null then
+  elseif not row.is_known then
     call:refuse(404, "unknown_template", ("template %s: unknown or inactive"):format(template))
   end
-  return 200, {
-    device_hash = params.device_hash, template = template, is_ready = row.is_ready, reason = row.reason,
-    ate_file_id = row.ate_file_id, filename = row.filename, file_size = row.file_size, checksum = row.checksum,
-    download_count = row.download_count, expires_at = row.expires_at,
-    download_url = row.is_ready and call.app:link(call.user.id, row.ate_file_id) or null,
-    job = job_of(row),
-  }
+  call:send_json(200, BODY:format(params.device_hash, template,
+    row.is_ready and '"' .. call.app:link(call.user.id, row.id) .. '"' or "null", row.json))
 end
 
 local JOB = { type = "object", nullable = true, description = "The newest job, if there is one.", properties = {

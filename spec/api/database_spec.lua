@@ -298,6 +298,97 @@ describe("api.database", function()
       end)
     end)
 
+    it("sends what comes in one turn in few pieces, and leaves connections for others", function()
+      inside({ connections = 4 }, function(db)
+        local deadline = os.time() + 60
+        while db:stats().idle < 4 and os.time() < deadline do httpd.sleep(0.01) end
+        local sql, most = "select now()::text as at, $1::integer as n", 0
+        local function ask(i)
+          return function()
+            most = math.max(most, db:stats().connections - db:stats().idle)
+            return db:as_user(claims(service.pro.user), "moment", sql, { i }, true, true)
+          end
+        end
+        local list = {}
+        for i = 1, 16 do list[i] = ask(i) end
+        for _ = 1, 4 do together(list) end -- until both connections have prepared it
+        local pieces, count = {}, 0
+        for i, r in ipairs(together(list)) do
+          assert.equal(i, assert(r[1], r[2])[1].n)
+          if not pieces[r[1][1].at] then
+            pieces[r[1][1].at], count = true, count + 1
+          end
+        end
+        assert.equal(2, count)
+        assert.is_true(most <= 2)
+        assert.same({ connections = 4, idle = 4, waiting = 0 }, db:stats())
+      end)
+    end)
+
+    it("lets a mistake be raised in its own request alone", function()
+      inside({ connections = 2 }, function(db)
+        crowd(db, 4)
+        local list = {}
+        for i = 1, 12 do
+          list[i] = function()
+            return pcall(db.as_user, db, claims(service.pro.user), "me", ME, { i == 5 and {} or 1 }, true, true)
+          end
+        end
+        for i, r in ipairs(together(list)) do
+          assert.equal(i ~= 5, r[1], r[2])
+        end
+        assert.equal(0, db:stats().waiting)
+        assert.equal(service.max.user, crowd(db, 2)[2][1][1].id)
+      end)
+    end)
+
+    it("says so when no connection becomes free, and goes on when one does", function()
+      inside({ connections = 1, timeout = 3 }, function(db)
+        crowd(db, 2)
+        local slot = db.pool:take()
+        local list = {}
+        for i = 1, 1010 do
+          list[i] = function()
+            return db:as_user(claims(service.pro.user), "me", ME, { 1 }, true, true)
+          end
+        end
+        local told = {}
+        for _, r in ipairs(together(list)) do
+          assert.is_nil(r[1])
+          assert.equal("busy", r[3])
+          told[r[2]] = (told[r[2]] or 0) + 1
+        end
+        assert.same({ ["database: no connection became free in time"] = 1000,
+          ["database: too many requests wait for a connection"] = 10 }, told)
+        getmetatable(slot).__close(slot)
+        assert.equal(service.pro.user, crowd(db, 1)[1][1][1].id)
+        assert.same({ connections = 1, idle = 1, waiting = 0 }, db:stats())
+      end)
+    end)
+
+    it("gives a piece up that takes too long, and then each of it alone", function()
+      inside({ connections = 2, timeout = 5 }, function(db)
+        local sql = "select case when $1::integer = 3 then pg_sleep(600) end is null as awake"
+        local list = {}
+        for i = 1, 6 do
+          list[i] = function()
+            return db:as_user(claims(service.pro.user), "nap", sql, { i }, true, true)
+          end
+        end
+        local first = list[3]
+        list[3] = list[2]
+        together(list) -- prepares it
+        list[3] = first
+        for i, r in ipairs(together(list)) do
+          if i == 3 then
+            assert.same({ nil, "timeout" }, { r[1], r[3] })
+          else
+            assert.is_true(assert(r[1], r[2])[1].awake)
+          end
+        end
+      end)
+    end)
+
     it("outlives a connection that is cut, and a request that ends", function()
       inside({ connections = 1 }, function(db)
         crowd(db, 2)
