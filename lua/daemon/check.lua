@@ -9,6 +9,7 @@ local dirent = require "posix.dirent"
 local host = require "atelier.host"
 local json = require "atelier.json"
 local need = require("daemon.process").need
+local resource = require "posix.sys.resource"
 local stat = require "posix.sys.stat"
 
 local M = {}
@@ -42,17 +43,33 @@ function M.survey(root)
   return walk(root, "", { files = {}, folders = stat.stat(root) and { root } or {} })
 end
 
--- Runs a module's code. One that never ends would keep every later reload waiting, and name no line.
-local function run(module)
+-- Lets this process have so many seconds more of the processor; or as many as it likes.
+local function allow(seconds)
+  local limit = resource.getrlimit(resource.RLIMIT_CPU)
+  limit.rlim_cur = seconds and math.ceil(os.clock() + seconds) or limit.rlim_max
+  resource.setrlimit(resource.RLIMIT_CPU, limit)
+end
+
+-- Runs a module's code. One that never ends would keep every later reload waiting, and name no line. Where it catches
+-- the error, or a coroutine hides it from the hook, the kernel ends this process; the master knows at which module.
+local function run(process, module)
   local limit = os.clock() + LOAD_SECONDS
+  process.control:send("at module " .. module)
+  allow(2 * LOAD_SECONDS)
   debug.sethook(function()
     if os.clock() > limit then
       error(("still at it after %d s of processor time"):format(LOAD_SECONDS), 2)
     end
   end, "", 1000000)
-  local ok, message = pcall(require, module)
+  local ok, result = pcall(require, module)
   debug.sethook()
-  return ok, message
+  allow()
+  if not ok then
+    return nil, (tostring(result):gsub("^error loading module '[^\n]*:\n%s*", ""))
+  elseif type(result) ~= "table" and type(result) ~= "function" then
+    return nil, ("module %s: gives a %s, not a table"):format(module, type(result))
+  end
+  return true
 end
 
 -- Named as a person names it: an absolute path would be cut in messages.
@@ -74,7 +91,7 @@ local function is_loaded(name)
   end
 end
 
-local function scripts()
+local function scripts(process)
   local root = host.root .. "/lua"
   local found = M.survey(root)
   local loaded = {}
@@ -88,9 +105,9 @@ local function scripts()
     end
   end
   for _, module in ipairs(loaded) do
-    local ok, message = run(module)
+    local ok, message = run(process, module)
     if not ok then
-      return nil, (tostring(message):gsub("^error loading module '[^\n]*:\n%s*", ""))
+      return nil, message
     end
   end
   return found.folders
@@ -166,8 +183,10 @@ end
 -- @treturn[2] string message
 function M.main(process)
   local config = process:load_config()
-  local folders = need(scripts())
+  local folders = need(scripts(process))
+  process.control:send "at the templates"
   local more = need(templates(config))
+  process.control:send "at the database"
   need(schema(process, config))
   table.move(more, 1, #more, #folders + 1, folders)
   local needed = plan(config, folders)

@@ -148,6 +148,8 @@ function Generation:bury(p, event)
     else
       may_go_on = plan_after_death(p, event, reason)
     end
+  elseif event.code ~= 0 and event.signal ~= "KILL" and event.signal ~= "TERM" then -- TERM: told before it had begun
+    log.warn("process ended badly", { process = p.name, child = event.pid, reason = reason })
   end
   p.id, p.pid, p.is_ready, p.was_silent = nil, nil, false, nil
   return may_go_on
@@ -159,9 +161,8 @@ function Generation:turn()
   local now, due = clock.now(), math.huge
   for _, p in ipairs(self.processes) do
     if p.id and now > p.quiet_at then
-      if not self.is_ending then
-        log.error("process silent, killed", { process = p.name, child = p.pid })
-      end
+      log.error(self.is_ending and "process did not end in time, killed" or "process silent, killed",
+        { process = p.name, child = p.pid, generation = self.number })
       p.was_silent, p.quiet_at = not self.is_ending, now + START_SECONDS
       self.supervisor:kill(p.id, "KILL")
     elseif not p.id and not self.is_ending and now >= p.start_at then

@@ -14,6 +14,7 @@ local Renewal = {}
 Renewal.__index = Renewal
 
 local CHECK_SECONDS = 120 -- that a look at everything may take
+local SLOW_SECONDS = 5    -- after which it makes way for another one that is wanted
 local READY_SECONDS = 120 -- that a new generation may take until it is ready
 
 --- The renewal of a master's generations.
@@ -38,7 +39,8 @@ function Renewal:begin()
   if not id then
     return self:refuse(pid)
   end
-  self.check = { id = id, pid = pid, limit = clock.now() + CHECK_SECONDS }
+  local now = clock.now()
+  self.check = { id = id, pid = pid, limit = now + CHECK_SECONDS, slow_at = now + SLOW_SECONDS }
 end
 
 -- A generation's socket is the former one's, unless its address is another.
@@ -111,10 +113,21 @@ function Renewal:hear(event)
   local kind, rest = event.text:match "^(%a+) (.*)$"
   if kind == "plan" then
     self.check.plan = json.decode(rest)
+  elseif kind == "at" then
+    self.check.at = rest
   elseif kind == "failed" then
     self.check.failure = rest
+    self.owner.supervisor:kill(event.id, "KILL") -- that is all; what it began may keep it from its end
   end
   return true
+end
+
+-- Why a check that has said nothing is no good.
+local function excuse(check, event)
+  local reason = event.code == 0 and "the check ended before its time: does a script call os.exit?"
+    or event.signal == "XCPU" and "still at it after all the processor time that it may take"
+    or generation.describe(event)
+  return check.at and ("%s: %s"):format(check.at, reason) or reason
 end
 
 --- Takes the end of the check.
@@ -129,7 +142,7 @@ function Renewal:bury(event)
   if event.code == 0 and check.plan then
     start(self, check.plan)
   else
-    self:refuse(generation.describe(event, check.failure))
+    self:refuse(check.failure or excuse(check, event))
   end
   return true
 end
@@ -137,8 +150,9 @@ end
 --- Goes on when the next step can be taken.
 function Renewal:turn()
   local now = clock.now()
-  if self.check and now > self.check.limit then
-    self:refuse "the check took too long"
+  local check = self.check
+  if check and now > (self.owner.is_wanted_again and check.slow_at or check.limit) then
+    self:refuse("the check takes too long" .. (check.at and ", at " .. check.at or ""))
   elseif self.next and now > self.next.limit then
     self:refuse(("generation %d was not ready in time"):format(self.next.number))
   elseif self.next and self.next:is_ready() then

@@ -156,6 +156,7 @@ describe("a service", function()
     local code = service.master.wait()
     let_go()
     assert.equal(0, code)
+    assert.matches("process did not end in time, killed .*process=worker 1", service:log())
     service:await_silence()
   end)
 
