@@ -2,18 +2,16 @@
 -- @module storage.local
 local fs = require "atelier.fs"
 local storage = require "storage"
-local dirent = require "posix.dirent"
 local stat = require "posix.sys.stat"
 local unistd = require "posix.unistd"
 local errno = require "posix.errno"
 local utime = require "posix.utime"
+local walk = require "storage.walk"
 
 local M = {}
 local Store = {}
 Store.__index = Store
 
-local PAGE = 1000
-local UNFINISHED = "^%.%d+%.%d+%.tmp$" -- what atelier.fs calls a file that it cannot write without a name
 local NAMES = { EEXIST = "exists", ENOENT = "not_found", ENOSPC = "full", EDQUOT = "full", EROFS = "read_only" }
 
 local function failure(operation, key, message, number)
@@ -55,7 +53,7 @@ function M.open(config)
   if not pool then
     return nil, "storage: " .. problem, code
   end
-  return setmetatable({ root = root, pool = pool, kind = "local" }, Store)
+  return setmetatable({ root = root, pool = pool, walker = walk.new(root), kind = "local" }, Store)
 end
 
 function Store:put(key, source)
@@ -131,65 +129,12 @@ local function disk_time(root)
   return info and info.st_mtime or os.time()
 end
 
--- The names in a folder that the page can hold, in order. Nothing is asked about the others: there may be many.
-local function names_in(folder, walk)
-  local listed, all = pcall(dirent.dir, walk.root .. "/" .. folder)
-  if not listed and folder == "" then
-    error(all, 0)
-  end
-  local names = {}
-  for _, name in ipairs(listed and all or {}) do
-    local key = folder .. name
-    local relevant = key:sub(1, #walk.prefix) == walk.prefix or walk.prefix:sub(1, #key + 1) == key .. "/"
-    local is_unfinished = name:find(UNFINISHED)
-    if relevant and is_unfinished then
-      walk.unfinished[#walk.unfinished + 1] = key
-    elseif relevant and name:sub(1, 1) ~= "." and not (walk.after and key .. "/\255" < walk.after) then
-      names[#names + 1] = name
-    end
-  end
-  table.sort(names)
-  return names
-end
-
-local visit
-
--- Visits the folders that come before a key: "a/" comes after "a-b", whatever their names' order.
-local function visit_folders(folders, before, walk)
-  while folders[1] and not (before and folders[1] > before) and #walk.found < PAGE do
-    visit(table.remove(folders, 1), walk)
-  end
-end
-
--- Walks in key order and stops when the page is full.
-function visit(folder, walk)
-  local folders = {}
-  for _, name in ipairs(names_in(folder, walk)) do
-    local key = folder .. name
-    visit_folders(folders, key, walk)
-    if #walk.found >= PAGE then
-      return
-    end
-    local info = stat.lstat(walk.root .. "/" .. key)
-    if info and stat.S_ISDIR(info.st_mode) ~= 0 then
-      folders[#folders + 1] = key .. "/"
-      table.sort(folders)
-    elseif info and stat.S_ISREG(info.st_mode) ~= 0 and key:sub(1, #walk.prefix) == walk.prefix
-      and not (walk.after and key <= walk.after) then
-      walk.found[#walk.found + 1] = { key = key, size = info.st_size, age = walk.now - info.st_mtime }
-    end
-  end
-  visit_folders(folders, nil, walk)
-end
-
 function Store:list(prefix, after)
-  local walk = { root = self.root, prefix = prefix or "", after = after, found = {}, unfinished = {},
-    now = disk_time(self.root) }
-  local ok, message = pcall(visit, "", walk)
-  if not ok then
-    return nil, "storage: list: " .. tostring(message), "io"
+  local found, unfinished = self.walker:page(prefix or "", after, disk_time(self.root))
+  if not found then
+    return nil, "storage: list: " .. unfinished, "io"
   end
-  return walk.found, walk.unfinished
+  return found, unfinished
 end
 
 -- Removes temporary files that are this old; a writer that lives has younger ones. Gives their number.
@@ -198,7 +143,7 @@ function Store:clear(unfinished, age)
   for _, name in ipairs(unfinished) do
     local path = self.root .. "/" .. name
     local folder, base = name:match "^(.-)([^/]+)$"
-    local info = base and base:find(UNFINISHED) and storage.is_safe(folder .. "x") and stat.lstat(path)
+    local info = base and walk.is_unfinished(base) and storage.is_safe(folder .. "x") and stat.lstat(path)
     if info and now - info.st_mtime >= age and unistd.unlink(path) then
       count = count + 1
     end
