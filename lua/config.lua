@@ -168,6 +168,7 @@ local function take(values, given, path)
         return nil, ("config: %s: %s: %s"):format(path, name, message), "config"
       end
       values[secret[1]] = text:match("^(.-)%s*$")
+      values.secret_files[secret[1]] = value
     elseif not key then
       return nil, ("config: %s: %s"):format(path, unknown(tostring(name))), "config"
     else
@@ -215,13 +216,13 @@ end
 --- Reads the configuration: the environment wins over the file, the file over the defaults.
 -- The file is `path`, else $ATELIER_CONFIG, else atelier.conf.lua in the working folder when there is one.
 -- @tparam[opt] string path
--- @treturn[1] table values by key, and `path` of the file used
+-- @treturn[1] table values by key, `path` of the file used, and `secret_files`: paths by key, for who reads them anew
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code "config"
 function M.load(path)
   path = path or os.getenv("ATELIER_CONFIG") or (exists("atelier.conf.lua") and "atelier.conf.lua" or nil)
-  local values = {}
+  local values = { secret_files = {} }
   if path then
     local given, message, code = evaluate(path)
     if not given then
@@ -241,7 +242,7 @@ function M.load(path)
       if not ok then
         return nil, message, code
       end
-      values[key[1]] = set
+      values[key[1]], values.secret_files[key[1]] = set, nil
     end
   end
   fill_defaults(values)

@@ -51,7 +51,7 @@ return {
   { "s3_region", "string", "us-east-1", "AWS_REGION", "the region of that server" },
   { "s3_bucket", "string", nil, "ATELIER_BUCKET", "its bucket of generated files" },
   { "s3_style", "string", "path", nil, "where the bucket is named: path or host", choices = { "path", "host" } },
-  { "s3_access_key", "string", nil, "AWS_ACCESS_KEY_ID", "access key for it" },
+  { "s3_access_key", "string", nil, "AWS_ACCESS_KEY_ID", "access key for it", secret = true },
   { "s3_secret_key", "string", nil, "AWS_SECRET_ACCESS_KEY", "secret key for it", secret = true },
   { "s3_session_token", "string", nil, "AWS_SESSION_TOKEN", "the token of temporary credentials", secret = true },
   { "s3_part_bytes", "integer", 64 << 20, nil, "objects above so many bytes go in parts of this size", least = 5 << 20,

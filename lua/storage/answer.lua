@@ -5,6 +5,17 @@ local M = {}
 local MONTHS = { Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6, Jul = 7, Aug = 8, Sep = 9, Oct = 10, Nov = 11,
   Dec = 12 }
 
+-- Seconds of a date in a head (RFC 9110, section 5.6.7), as `os.time` counts them.
+local function seconds_of(text)
+  local d, mo, y, h, mi, s = (text or ""):match "(%d+) (%a+) (%d+) (%d+):(%d+):(%d+)"
+  return MONTHS[mo] and os.time { year = y, month = MONTHS[mo], day = d, hour = h, min = mi, sec = s, isdst = false }
+end
+
+-- The store's clock.
+local function now(headers)
+  return seconds_of(headers.date) or os.time(os.date "!*t")
+end
+
 --- How old something is by the store's own clock, which an answer's Date tells (RFC 9110, section 6.6.1).
 -- @tparam string time ISO 8601, UTC
 -- @tparam table headers
@@ -14,19 +25,20 @@ function M.age(time, headers)
   if not y then
     return 0
   end
-  local made = os.time { year = y, month = mo, day = d, hour = h, min = mi, sec = s, isdst = false }
-  d, mo, y, h, mi, s = (headers.date or ""):match "(%d+) (%a+) (%d+) (%d+):(%d+):(%d+)"
-  local now = MONTHS[mo] and os.time { year = y, month = MONTHS[mo], day = d, hour = h, min = mi, sec = s,
-    isdst = false } or os.time(os.date "!*t")
-  return now - made
+  return now(headers) - os.time { year = y, month = mo, day = d, hour = h, min = mi, sec = s, isdst = false }
 end
 
---- Seconds that a Retry-After asks for (RFC 9110, section 10.2.3); a date is taken as a minute.
+--- Seconds that a Retry-After asks for (RFC 9110, section 10.2.3).
 -- @tparam table headers
 -- @treturn number|nil
 function M.patience(headers)
   local value = headers["retry-after"]
-  return value and (tonumber(value) or 60)
+  if not value then
+    return nil
+  end
+  local seconds = value:match "^%d+$" and tonumber(value)
+  local date = not seconds and seconds_of(value)
+  return seconds or date and math.max(date - now(headers), 0) or nil
 end
 
 return M

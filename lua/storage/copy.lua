@@ -10,6 +10,7 @@ local Copy = {}
 Copy.__index = Copy
 
 local AT_ONCE = 8
+local PROBE = "generated/atelier-probe" -- whether this is there does not matter
 local IN_MEMORY = 1 << 20 -- bytes; larger objects go through a file on this host
 
 local function failed(self, key, message)
@@ -61,7 +62,7 @@ local function begin_one(self, entry)
     return
   elseif found then
     return failed(self, entry.key, ("is there with %d bytes instead of %d"):format(found.size, entry.size))
-  elseif code ~= "not_found" then
+  elseif code ~= "not_found" and code ~= "no_bucket" then -- the first put may make the bucket
     return failed(self, entry.key, message)
   end
   local source, hash = read_object(self, entry)
@@ -96,6 +97,15 @@ local function finish_one(self)
   self.on_progress(self.counts)
 end
 
+-- Nothing to copy: a store may say that of a bucket that is not there.
+local function list_nothing(self)
+  local _, message, code = self.from:head(PROBE)
+  if code == "no_bucket" then
+    return nil, message, code
+  end
+  return {}
+end
+
 --- Copies.
 -- @tparam table options `from`, `to` (stores); `checksums(key)` → the recorded SHA-256 in hex or nil;
 --   `on_progress(counts)`; `prefix` ("generated/")
@@ -111,6 +121,9 @@ function M.run(options)
   local after
   repeat
     local entries, message, code = self.from:list(options.prefix or "generated/", after)
+    if entries and not entries[1] and not after then
+      entries, message, code = list_nothing(self)
+    end
     if not entries then
       return nil, message, code
     end

@@ -155,6 +155,18 @@ function Reactor:wait(task, timeout)
   return task.result ~= nil
 end
 
+--- Gives one task up, and what it asks for.
+-- @tparam table task
+function Reactor:drop(task)
+  self.paused[task] = nil
+  for id, asker in pairs(self.asking) do
+    if asker == task then
+      self.asking[id] = nil
+      return self.multi:cancel(id)
+    end
+  end
+end
+
 --- Gives everything up.
 function Reactor:close()
   self.multi:close()

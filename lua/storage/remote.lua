@@ -1,35 +1,41 @@
---- What all stores behind HTTP have in common: puts in flight, tries, confirmation, reading in pieces.
+--- What all stores behind HTTP have in common: puts in flight, confirmation, reading in pieces.
 --
 -- A driver is a table of functions that run as tasks of storage.reactor and call `self:send(request)`:
---   upload(self, key, source, options)  → true | nil, message, code       lookup(self, key) → {size, sha256?} | nil, …
---   fetch(self, key, from, to, etag)    → bytes, etag, size | nil, …      remove(self, keys) → count | nil, …
---   page(self, prefix, after)           → entries, unfinished | nil, …    discard(self, names, age) → count | nil, …
---   judge(response) → nil when it is good, else message, code, and seconds that the store asks to wait
+--   upload(self, key, source, options)  → true | nil, message, code
+--   lookup(self, key)                   → {size, and where they are known sha256, id (of the put), etag} | nil, …
+--   fetch(self, key, from, to, etag)    → bytes, etag, size | nil, …
+--   remove(self, keys)                  → count | nil, …
+--   page(self, prefix, after)           → entries, unfinished | nil, …
+--   discard(self, names, age)           → count | nil, …
+--   judge(response, method) → nil when it is good, else message, code, and seconds that the store asks to wait
+-- and `secret` (storage.secret), `removers` (tasks that a deletion is shared among).
 --
--- A put counts when the store has confirmed it and then says the right size of the object. An answer that was lost is
--- no failure: the object is looked at before it is sent again. Codes besides those of `storage`: "unavailable" (the
--- store is out of reach, or asks for patience: nothing is wrong with the object), "denied", "no_bucket", "too_large",
--- "corrupt".
+-- Puts are storage.delivery's. Codes are those of storage.verdict.
 -- @module storage.remote
+local clock = require "clock"
+local delivery = require "storage.delivery"
 local httpd = require "atelier.httpd"
 local reactor = require "storage.reactor"
 local reader = require "storage.reader"
 local stat = require "posix.sys.stat"
 local storage = require "storage"
-local unistd = require "posix.unistd"
+local tries = require "storage.tries"
+local verdict = require "storage.verdict"
 
 local M = {}
 local Store = {}
 Store.__index = Store
 
+<<<<<<< Updated upstream
 local TRIES = 4
 local FIRST_DELAY, LONGEST_DELAY = 0.2, 10 -- seconds between tries; doubled, by chance up to that
 local CONNECTIONS = 192 -- as many as a worker has files under way: each spends its time waiting for an answer
+=======
+local CONNECTIONS = 32
+>>>>>>> Stashed changes
 local SPARE = 8 -- reactors that are kept for later calls in the event loop
 local WAIT = 3600
-
--- What the transport says when the store was not reached, or did not answer: another try may do better.
-local TRANSPORT = { timeout = true, dns = true, connect = true, aborted = true, short_body = true, protocol = true }
+local LONGEST_PATIENCE = 300 -- seconds that a store may ask for
 
 local function failure(self, operation, key, message, code)
   return nil, ("storage: %s: %s %s: %s"):format(self.kind, operation, key, message), code
@@ -49,111 +55,75 @@ end
 -- @treturn[2] string code
 -- @treturn[2] number|nil seconds to wait
 function Store:send(request)
-  request.timeout = math.min(request.timeout, self.limit or request.timeout)
   local response, message, code = reactor.ask(request)
   if not response then
-    return nil, message, TRANSPORT[code] and "unavailable" or code
+    return nil, message, code:find "^E%u" and code or "unavailable"
   end
   local seconds
-  message, code, seconds = self.driver.judge(response)
+  if response.status < 300 and verdict.is_page(response) then
+    message, code = ("status %d%s"):format(response.status, verdict.origin(response, false)), "unavailable"
+  else
+    message, code, seconds = self.driver.judge(response, request.method)
+  end
+  if seconds then
+    self.quiet_until = clock.now() + math.min(math.max(seconds, 0), LONGEST_PATIENCE)
+  end
   if message then
     return nil, message, code, seconds
   end
   return response
 end
 
--- Runs a step again while the store is out of reach; `check`, if any, looks first whether it was done after all.
-local function persist(step, check)
-  local delay = FIRST_DELAY
-  for try = 1, TRIES do
-    local result, message, code, seconds = step()
-    if result or code ~= "unavailable" then
-      return result, message, code
-    elseif try == TRIES then
-      return nil, message, code
-    end
-    reactor.pause(math.max(math.min(seconds or 0, LONGEST_DELAY), delay * (0.5 + math.random() / 2)))
-    delay = math.min(delay * 2, LONGEST_DELAY)
-    local done = check and check()
-    if done then
-      return done
-    end
-  end
+--- Runs a step of a driver, with further tries; see storage.tries.
+function Store:persist(step, check)
+  return tries.persist(step, { check = check, mark = function()
+    return self.driver.secret:mark()
+  end })
 end
 
 --- `send` with further tries, for what may be sent again.
--- @tparam table|function request or what makes it anew
-function Store:insist(request)
-  return persist(function()
-    return self:send(type(request) == "function" and request() or request)
+-- @tparam function make gives the request, each time anew
+function Store:insist(make)
+  return self:persist(function()
+    return self:send(make())
   end)
-end
-
-local function length_of(source)
-  if type(source) == "string" then
-    local info, message = stat.stat(source)
-    return info and info.st_size, message
-  end
-  local size = 0
-  for _, part in ipairs(source) do
-    size = size + #part
-  end
-  return size
-end
-
--- What is there under the key: true when it is this very object.
-local function is_same(self, key, options)
-  local found = self.driver.lookup(self, key)
-  return found and found.size == options.size and options.sha256 ~= nil and found.sha256 == options.sha256
-end
-
-local function upload(self, key, source, options)
-  local sent = false
-  local ok, message, code = persist(function()
-    local done, why, reason, seconds = self.driver.upload(self, key, source, options)
-    if not done and reason == "exists" and sent and is_same(self, key, options) then
-      return true -- an earlier try arrived, and its answer did not
-    end
-    sent = true
-    return done, why, reason, seconds
-  end, function()
-    return is_same(self, key, options)
-  end)
-  if not ok then
-    return failure(self, "put", key, message, code)
-  end
-  local found
-  found, message, code = persist(function()
-    return self.driver.lookup(self, key)
-  end)
-  if not found then
-    return failure(self, "put", key, "the store confirmed it, and then: " .. message,
-      code == "not_found" and "unavailable" or code)
-  elseif found.size ~= options.size then
-    return failure(self, "put", key, ("the store has %d bytes of %d"):format(found.size, options.size), "corrupt")
-  end
-  if type(source) == "string" then
-    unistd.unlink(source)
-  end
-  return true
 end
 
 -- ==== the contract =============================================================================
 
--- In the event loop each call has a reactor of its own, with its warm connections; elsewhere there is one.
-local function perform(self, f, ...)
+-- Runs a step, or several at once, as tasks, and gives the results of each. In the event loop each call has a reactor
+-- of its own, with its warm connections; elsewhere there is one.
+local function perform(self, seconds, ...)
   local own = httpd.current() and (table.remove(self.spare) or reactor.new(4)) or self.reactor
-  local task = own:spawn(f, self, ...)
-  local done = own:wait(task, WAIT)
+  local tasks, deadline, done = {}, clock.now() + seconds, true
+  for i, step in ipairs { ... } do
+    tasks[i] = own:spawn(step, self)
+  end
+  for i, task in ipairs(tasks) do
+    done = own:wait(task, deadline - clock.now()) and done
+    tasks[i] = task.result
+    if not done then
+      own:drop(task)
+    end
+  end
   if own ~= self.reactor and (not done or #self.spare >= SPARE) then
     own:close()
   elseif own ~= self.reactor then
     table.insert(self.spare, own)
   end
   if not done then
-    return nil, ("storage: %s: no answer in %d s"):format(self.kind, WAIT), "unavailable"
+    return nil, ("storage: %s: no answer in %g s"):format(self.kind, seconds), "unavailable"
   end
-  return table.unpack(task.result, 1, task.result.n)
+  return tasks
+end
+
+-- The result of one step.
+local function perform_one(self, seconds, step)
+  local results, message, code = perform(self, seconds, step)
+  if not results then
+    return nil, message, code
+  end
+  return table.unpack(results[1], 1, results[1].n)
 end
 
 --- Begins to store; see `storage`. `options.sha256` in hex lets the store check it, where it can.
@@ -161,13 +131,18 @@ function Store:put(key, source, options)
   if not storage.is_safe(key) then
     return refused(self, "put", key)
   end
-  local size, message = length_of(source)
+  local size, sha256 = delivery.measure(source, options and options.sha256)
   if not size then
-    return failure(self, "put", key, message, "io")
+    return failure(self, "put", key, sha256, "io")
   end
   self.last = self.last + 1
-  self.tickets[self.last] = self.reactor:spawn(upload, self, key, source,
-    { size = size, sha256 = options and options.sha256 })
+  self.tickets[self.last] = self.reactor:spawn(function()
+    local ok, message, code = delivery.put(self, key, source, { size = size, sha256 = sha256 })
+    if not ok then
+      return failure(self, "put", key, message, code)
+    end
+    return true
+  end)
   return self.last
 end
 
@@ -185,7 +160,7 @@ end
 
 local function named(operation, key, f)
   return function(self)
-    local result, message, code = persist(function()
+    local result, message, code = self:persist(function()
       return f(self)
     end)
     if result == nil then
@@ -199,20 +174,22 @@ function Store:head(key)
   if not storage.is_safe(key) then
     return refused(self, "head", key)
   end
-  return perform(self, named("head", key, function()
+  return perform_one(self, WAIT, named("head", key, function()
     return self.driver.lookup(self, key)
   end))
 end
 
---- Whether the store answers: one look at a key, which need not be there.
+--- Whether the store answers: one look at a key, which need not be there. One that asked for patience has it.
 -- @tparam string key
 -- @tparam number seconds that it may take
 -- @return as `head`
 function Store:look(key, seconds)
-  return perform(self, function()
-    self.limit = seconds
+  local left = (self.quiet_until or 0) - clock.now()
+  if left > 0 then
+    return failure(self, "head", key, ("the store asks for patience, %.0f s more"):format(left), "unavailable")
+  end
+  return perform_one(self, seconds, function()
     local found, message, code = self.driver.lookup(self, key)
-    self.limit = nil
     if not found then
       return failure(self, "head", key, message, code)
     end
@@ -226,7 +203,7 @@ function Store:get(key)
     return nil, message, code
   end
   return reader.new(function(from, to, etag)
-    return perform(self, named("get", key, function()
+    return perform_one(self, WAIT, named("get", key, function()
       local data, tag, size, seconds = self.driver.fetch(self, key, from, to, etag)
       if not data then
         return nil, tag, size, seconds
@@ -242,19 +219,36 @@ function Store:delete(keys)
       return refused(self, "delete", key)
     end
   end
-  return perform(self, named("delete", ("%d objects"):format(#keys), function()
-    return self.driver.remove(self, keys)
-  end))
+  local count, shares, steps = math.min(self.driver.removers or 1, #keys), {}, {}
+  for i, key in ipairs(keys) do
+    local n = (i - 1) % count + 1
+    shares[n] = shares[n] or {}
+    table.insert(shares[n], key)
+  end
+  for n, share in ipairs(shares) do
+    steps[n] = named("delete", #share == 1 and share[1] or ("%d objects"):format(#share), function()
+      return self.driver.remove(self, share)
+    end)
+  end
+  local results, message, code = perform(self, WAIT, table.unpack(steps))
+  local gone = 0
+  for _, result in ipairs(results or {}) do
+    if not result[1] then
+      return nil, result[2], result[3]
+    end
+    gone = gone + result[1]
+  end
+  return results and gone, message, code
 end
 
 function Store:list(prefix, after)
-  return perform(self, named("list", prefix or "", function()
+  return perform_one(self, WAIT, named("list", prefix or "", function()
     return self.driver.page(self, prefix or "", after)
   end))
 end
 
 function Store:clear(names, age)
-  return perform(self, named("clear", ("%d uploads"):format(#names), function()
+  return perform_one(self, WAIT, named("clear", ("%d uploads"):format(#names), function()
     return self.driver.discard(self, names, age)
   end))
 end

@@ -10,6 +10,8 @@ local crypto = require "atelier.crypto"
 local form = require "storage.s3.request"
 local parts = require "storage.s3.parts"
 local remote = require "storage.remote"
+local secret = require "storage.secret"
+local verdict = require "storage.verdict"
 local xml = require "storage.s3.xml"
 
 local M = {}
@@ -17,29 +19,30 @@ local Driver = {}
 
 local SINGLE = 64 << 20 -- bytes; larger objects go in parts of this size
 local PAGE = 1000
+local REMOVERS = 8 -- the protocol's own call to delete many is not the same everywhere: one by one, so many at once
 
 -- ==== answers ==================================================================================
 
 local CODES = {
-  NoSuchKey = "not_found", NoSuchUpload = "not_found", NotFound = "not_found", NoSuchBucket = "no_bucket",
-  PreconditionFailed = "exists", ConditionalRequestConflict = "unavailable", EntityTooLarge = "too_large",
-  AccessDenied = "denied", SignatureDoesNotMatch = "denied", InvalidAccessKeyId = "denied", ExpiredToken = "denied",
-  InvalidToken = "denied", RequestTimeTooSkewed = "denied", AuthorizationHeaderMalformed = "denied",
-  NotImplemented = "not_implemented", XAmzContentSHA256Mismatch = "unavailable", BadDigest = "unavailable",
-  SlowDown = "unavailable", InternalError = "unavailable", ServiceUnavailable = "unavailable",
-  RequestTimeout = "unavailable",
+  NoSuchKey = "not_found", NoSuchBucket = "no_bucket", NotImplemented = "not_implemented",
+  PreconditionFailed = "exists", EntityTooLarge = "too_large", KeyTooLongError = "bad_key", InvalidKey = "bad_key",
+  InvalidRange = "corrupt", AccessDenied = "denied", SignatureDoesNotMatch = "denied", InvalidAccessKeyId = "denied",
+  ExpiredToken = "denied", InvalidToken = "denied", TokenRefreshRequired = "denied", RequestTimeTooSkewed = "denied",
+  AuthorizationHeaderMalformed = "denied", PermanentRedirect = "denied", AccountProblem = "denied",
 }
-local STATUSES = { [404] = "not_found", [412] = "exists", [403] = "denied", [401] = "denied", [402] = "denied",
-  [408] = "unavailable", [409] = "unavailable", [413] = "too_large", [423] = "unavailable", [429] = "unavailable",
-  [501] = "not_implemented" }
+-- What a status without words tells. The protocol has such answers only to HEAD, and for a precondition.
+local BARE = { [412] = "exists", [501] = "not_implemented" }
+local BARE_HEAD = { [301] = "denied", [400] = "denied", [404] = "not_found", [412] = "exists" }
 local HINTS = {
   RequestTimeTooSkewed = "; set this host's clock",
   SignatureDoesNotMatch = "; check the secret key and the region",
   NoSuchBucket = "; make the bucket, or name another one",
+  ExpiredToken = "; these temporary credentials are over: renew them in their files, or reload the configuration",
+  PermanentRedirect = "; check s3_endpoint and s3_region",
 }
 
 -- What an answer says is wrong. Also with status 200: completing an upload may fail after its head was sent.
-function Driver.judge(response)
+function Driver.judge(response, method)
   local body = response.body or ""
   local fault = body:find("<Error", 1, true) and xml.read(body)
   fault = fault and fault.name == "Error" and fault
@@ -47,21 +50,48 @@ function Driver.judge(response)
     return nil
   end
   local word = fault and xml.text(fault, "Code")
-  local code = CODES[word] or STATUSES[response.status] or (response.status >= 500 and "unavailable") or "refused"
-  local message = ("status %d%s%s%s"):format(response.status, word and ", " .. word or "",
-    fault and xml.text(fault, "Message") and ": " .. xml.text(fault, "Message") or "", HINTS[word] or "")
+  local bare = method == "HEAD" and BARE_HEAD or body == "" and BARE or {}
+  local text = fault and xml.text(fault, "Message")
+  local message = ("status %d%s%s%s%s"):format(response.status, word and ", " .. word or "",
+    text and ": " .. text or "", HINTS[word] or "", verdict.origin(response, fault))
+  local code = verdict.code(response.status, CODES[word] or bare[response.status])
   return message, code, answer.patience(response.headers)
 end
 
 -- ==== one object ===============================================================================
 
-function Driver.lookup(self, key)
+-- What the head of an answer says of an object.
+local function described(headers, size)
+  size = math.tointeger(tonumber(size))
+  local sha256 = headers["x-amz-meta-sha256"]
+  if not size or not sha256 and (headers["content-type"] or ""):find "^text/html" then
+    return nil, "the answer is not the store's, or tells no size", "unavailable"
+  end
+  return { size = size, sha256 = sha256, id = headers["x-amz-meta-put"], etag = headers.etag }
+end
+
+-- By one request, whose answer has no words: "not_found" may be a missing bucket, or a proxy.
+local function glance(self, key)
   local response, message, code, seconds = self:send(form.request(self, "HEAD", key, {}))
   if not response then
     return nil, message, code, seconds
   end
-  return { size = tonumber(response.headers["content-length"]), sha256 = response.headers["x-amz-meta-sha256"],
-    etag = response.headers.etag }
+  return described(response.headers, response.headers["content-length"])
+end
+
+--- As `glance`; what is missing is asked for once more, in a way that the store answers in words.
+function Driver.lookup(self, key)
+  local found, message, code, seconds = glance(self, key)
+  if code ~= "not_found" then
+    return found, message, code, seconds
+  end
+  local response
+  response, message, code, seconds = self:send(form.request(self, "GET", key, { headers = { range = "bytes=0-0" } }))
+  if not response then
+    return nil, message, code, seconds
+  end
+  local total = (response.headers["content-range"] or ""):match "/(%d+)$"
+  return described(response.headers, total or response.headers["content-length"])
 end
 
 function Driver.fetch(self, key, from, to, etag)
@@ -77,7 +107,7 @@ end
 -- Puts what `fields` has under a new key.
 local function put_new(self, key, fields)
   if self.driver.no_condition then
-    local found, message, code, seconds = Driver.lookup(self, key)
+    local found, message, code, seconds = glance(self, key)
     if found then
       return nil, "the key is taken", "exists"
     elseif code ~= "not_found" then
@@ -116,7 +146,6 @@ end
 
 -- ==== many objects =============================================================================
 
--- One at a time: the protocol's own call for many is not the same everywhere.
 function Driver.remove(self, keys)
   local count = 0
   for _, key in ipairs(keys) do
@@ -158,7 +187,11 @@ function Driver.page(self, prefix, after)
   end
   local entries = {}
   for i, item in ipairs(xml.all(root, "Contents")) do
-    entries[i] = { key = xml.text(item, "Key"), size = tonumber(xml.text(item, "Size")),
+    local key = xml.text(item, "Key")
+    if not key then
+      return nil, "the list cannot be read", "unavailable"
+    end
+    entries[i] = { key = key, size = math.tointeger(tonumber(xml.text(item, "Size"))) or 0,
       age = answer.age(xml.text(item, "LastModified"), response.headers) }
   end
   return entries, after and {} or unfinished(self, prefix)
@@ -203,8 +236,9 @@ function M.open(config)
     path = host_style and "/" or "/" .. config.s3_bucket .. "/",
     part = config.s3_part_bytes or SINGLE,
     ca_file = config.s3_ca_file,
-    credentials = { access_key = config.s3_access_key, secret_key = config.s3_secret_key, region = region,
-      service = "s3", token = config.s3_session_token },
+    region = region,
+    secret = secret.new(config, { "s3_access_key", "s3_secret_key", "s3_session_token" }),
+    removers = REMOVERS,
   }, { __index = Driver })
   return remote.new(driver, config)
 end

@@ -1,13 +1,15 @@
 --- The store on Supabase Storage, over its REST API, with the service's key.
 --
 -- Nearly every refusal comes with status 400 and the real one in the body: `code` decides, then `statusCode`, then the
--- status. Uploads carry Content-Length always, since the server applies no limit to others, and never replace an
--- object; their SHA-256 goes along as metadata. A bucket that is missing is made, private.
+-- status; whose fault it is, storage.verdict. Uploads carry Content-Length always, since the server applies no limit to
+-- others, and never replace an object; their SHA-256 goes along as metadata. A bucket that is missing is made, private.
 -- @module storage.supabase
 local answer = require "storage.answer"
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
 local remote = require "storage.remote"
+local secret = require "storage.secret"
+local verdict = require "storage.verdict"
 
 local M = {}
 local Driver = {}
@@ -20,17 +22,26 @@ local LONG = 3600 -- seconds, for a body of any size
 
 local CODES = {
   NoSuchKey = "not_found", KeyAlreadyExists = "exists", NoSuchBucket = "no_bucket", BucketAlreadyExists = "exists",
-  EntityTooLarge = "too_large", AccessDenied = "denied", InvalidJWT = "denied", InvalidSignature = "denied",
-  InvalidKey = "bad_key", InvalidMimeType = "refused", SlowDown = "unavailable", InternalError = "unavailable",
-  DatabaseTimeout = "unavailable", DatabaseError = "unavailable", LockTimeout = "unavailable",
-  ResourceLocked = "unavailable", S3Error = "unavailable", TooManyRequests = "unavailable",
+  EntityTooLarge = "too_large", InvalidKey = "bad_key", InvalidRange = "corrupt", AccessDenied = "denied",
+  InvalidJWT = "denied", InvalidSignature = "denied", InvalidMimeType = "denied",
 }
-local STATUSES = { [401] = "denied", [402] = "denied", [403] = "denied", [404] = "not_found",
-  [408] = "unavailable", [409] = "exists", [413] = "too_large", [423] = "unavailable", [429] = "unavailable" }
+local FORMER = { ["404"] = "not_found", ["409"] = "exists" } -- by `statusCode`, of servers that send no `code`
 local HINTS = {
   denied = "; check SUPABASE_SERVICE_ROLE_KEY, and supabase_header where a gateway wants the key elsewhere",
   too_large = "; raise the limit of the project or of its bucket",
+  InvalidMimeType = "; let the bucket take application/octet-stream",
 }
+
+-- The code of the server's own words; nil where they are none, or tell nothing of the object.
+local function understood(fault)
+  if fault.code ~= nil then
+    local is_ours = fault.code == "InvalidRequest" and tostring(fault.message):find("authorization", 1, true)
+    return is_ours and "denied" or CODES[fault.code]
+  elseif fault.message == "Bucket not found" then
+    return "no_bucket"
+  end
+  return FORMER[tostring(fault.statusCode)]
+end
 
 function Driver.judge(response)
   if response.status < 300 then
@@ -38,31 +49,28 @@ function Driver.judge(response)
   end
   local fault = json.decode(response.body or "")
   fault = type(fault) == "table" and fault or {}
-  local status = tonumber(fault.statusCode) or response.status
-  local code = CODES[fault.code] or STATUSES[status] or (status >= 500 or response.status >= 500) and "unavailable"
-    or "refused"
+  local is_own = fault.code ~= nil or fault.statusCode ~= nil
+  local status = math.tointeger(tonumber(fault.statusCode)) or response.status
+  local code = verdict.code(status, understood(fault))
   local word = type(fault.code) == "string" and fault.code or type(fault.error) == "string" and fault.error
-  local message = ("status %d%s%s%s"):format(status, word and ", " .. word or "",
-    type(fault.message) == "string" and ": " .. fault.message or "", HINTS[code] or "")
+  local hint = is_own and (HINTS[fault.code] or HINTS[code]) or ""
+  local message = ("status %d%s%s%s%s"):format(status, word and ", " .. word or "",
+    type(fault.message) == "string" and ": " .. fault.message or "", hint,
+    verdict.origin(response, is_own))
   return message, code, answer.patience(response.headers)
 end
 
 -- ==== requests =================================================================================
 
-local function key_headers(config)
-  local key, form = config.supabase_service_role_key, config.supabase_header or "auto"
-  local bearer = "Bearer " .. key
-  if form == "bearer" then
-    return { authorization = bearer }
-  elseif form == "apikey" then
-    return { apikey = key }
-  end
-  return { apikey = key, authorization = bearer }
+-- The key as it is now, in the headers that carry it.
+local function key_headers(driver)
+  local key, form = driver.secret:values().supabase_service_role_key, driver.form
+  return { apikey = form ~= "bearer" and key or nil, authorization = form ~= "apikey" and "Bearer " .. key or nil }
 end
 
 local function request(self, method, path, fields)
   local headers = {}
-  for _, list in ipairs { self.driver.headers, fields.headers or {} } do
+  for _, list in ipairs { key_headers(self.driver), fields.headers or {} } do
     for name, value in pairs(list) do
       headers[name] = value
     end
@@ -93,11 +101,13 @@ function Driver.lookup(self, key)
     return nil, message, code, seconds
   end
   local info = decoded(response)
-  if not info or type(info.size) ~= "number" then
+  local size = info and math.tointeger(info.size)
+  if not size then
     return nil, "the answer cannot be read", "unavailable"
   end
   local metadata = type(info.metadata) == "table" and info.metadata or {}
-  return { size = math.tointeger(info.size), sha256 = metadata.sha256, etag = info.etag }
+  return { size = size, sha256 = type(metadata.sha256) == "string" and metadata.sha256 or nil,
+    id = metadata.put, etag = type(info.etag) == "string" and info.etag or nil }
 end
 
 function Driver.fetch(self, key, from, to)
@@ -123,7 +133,7 @@ end
 local function upload(self, key, fields, options)
   fields.headers = { ["content-type"] = "application/octet-stream", ["cache-control"] = "private, no-store",
     ["x-upsert"] = "false",
-    ["x-metadata"] = options.sha256 and crypto.base64_encode(assert(json.encode { sha256 = options.sha256 })) }
+    ["x-metadata"] = crypto.base64_encode(assert(json.encode { sha256 = options.sha256, put = options.id })) }
   fields.timeout = LONG
   local response, message, code, seconds = self:send(request(self, "POST", object(self, key), fields))
   return response and true, message, code, seconds
@@ -166,10 +176,13 @@ function Driver.remove(self, keys)
     local some = json.array(table.move(keys, from, math.min(#keys, from + PAGE - 1), 1, {}))
     local response, message, code, seconds = self:send(request(self, "DELETE", "/object/" .. self.driver.bucket,
       { json = { prefixes = some } }))
-    if not response and code ~= "no_bucket" then
+    local gone = response and decoded(response)
+    if not response then
       return nil, message, code, seconds
+    elseif not gone then
+      return nil, "the answer cannot be read", "unavailable"
     end
-    count = count + #(response and decoded(response) or {})
+    count = count + #gone
   end
   return count
 end
@@ -192,7 +205,10 @@ function Driver.page(self, prefix, after)
   local entries = {}
   for i, item in ipairs(list.objects) do
     local metadata = type(item.metadata) == "table" and item.metadata or {}
-    entries[i] = { key = item.name, size = math.tointeger(metadata.size),
+    if type(item.name) ~= "string" then
+      return nil, "the list cannot be read", "unavailable"
+    end
+    entries[i] = { key = item.name, size = math.tointeger(metadata.size) or 0,
       age = answer.age(item.created_at, response.headers) }
   end
   self.driver.cursors = {}
@@ -224,7 +240,8 @@ function M.open(config)
     return nil, "storage: supabase: supabase_url must be https://REF.supabase.co, or a server's address", "config"
   end
   return remote.new(setmetatable({ kind = "supabase", origin = url .. "/storage/v1", bucket = config.supabase_bucket,
-    headers = key_headers(config), cursors = {} }, { __index = Driver }), config)
+    form = config.supabase_header, secret = secret.new(config, { "supabase_service_role_key" }), cursors = {} },
+    { __index = Driver }), config)
 end
 
 return M

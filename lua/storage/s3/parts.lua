@@ -1,6 +1,7 @@
 --- Large objects on S3: sent in parts, each with its own hash and tries; nothing is visible before the last step.
 -- @module storage.s3.parts
 local crypto = require "atelier.crypto"
+local delivery = require "storage.delivery"
 local form = require "storage.s3.request"
 local xml = require "storage.s3.xml"
 
@@ -15,7 +16,7 @@ local function begin_upload(self, key, options)
   local root = xml.read(response.body or "")
   local id = root and xml.text(root, "UploadId")
   if not id then
-    return nil, "the store gave no upload id", "refused"
+    return nil, "the store gave no upload id", "unavailable"
   end
   return id
 end
@@ -49,11 +50,31 @@ function M.abort(self, key, id)
   return self:send(form.request(self, "DELETE", key, { query = { uploadId = id } }))
 end
 
+-- Asks for the object to be made of its parts. The answer may be lost after that was done, and a second try is then
+-- told that there is no such upload: what counts is the object.
+local function complete(self, key, id, tags, options)
+  local body = "<CompleteMultipartUpload>" .. table.concat(tags) .. "</CompleteMultipartUpload>"
+  local response, message, code = self:insist(function()
+    return form.request(self, "POST", key, { query = { uploadId = id }, body = body,
+      sha256 = crypto.hex(crypto.sha256(body)), timeout = form.LONG })
+  end)
+  if response then
+    return true
+  end
+  local found = self:persist(function()
+    return self.driver.lookup(self, key)
+  end)
+  if found and delivery.is_own(found, options, true) then
+    return true
+  end
+  return nil, message, code
+end
+
 --- Uploads a file in parts; it is there when all are.
 -- @tparam table self store
 -- @tparam string key
 -- @tparam string path
--- @tparam table options `size`, `sha256`
+-- @tparam table options `size`, `sha256`, `id`
 -- @return as a driver's `upload`, see storage.remote
 function M.upload(self, key, path, options)
   local found, message, code, seconds = self.driver.lookup(self, key)
@@ -71,19 +92,16 @@ function M.upload(self, key, path, options)
   if not id then
     return nil, message, code, seconds
   end
-  local tags
+  local ok, tags
   tags, message, code = send_parts(self, key, id, file, options.size)
-  local body = tags and "<CompleteMultipartUpload>" .. table.concat(tags) .. "</CompleteMultipartUpload>"
-  local response = tags
   if tags then
-    response, message, code = self:insist(form.request(self, "POST", key, { query = { uploadId = id }, body = body,
-      sha256 = crypto.hex(crypto.sha256(body)), timeout = form.LONG }))
+    ok, message, code = complete(self, key, id, tags, options)
   end
-  if not response then
-    M.abort(self, key, id)
-    return nil, message, code
+  if ok then
+    return true
   end
-  return true
+  M.abort(self, key, id)
+  return nil, message, code ~= "not_found" and code or "unavailable"
 end
 
 return M

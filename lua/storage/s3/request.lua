@@ -32,6 +32,13 @@ local function query_of(parameters)
   return table.concat(list, "&")
 end
 
+-- The credentials as they are now.
+local function credentials(driver)
+  local values = driver.secret:values()
+  return { access_key = values.s3_access_key, secret_key = values.s3_secret_key, token = values.s3_session_token,
+    region = driver.region, service = "s3" }
+end
+
 --- A request.
 -- @tparam table self store
 -- @tparam string method
@@ -44,15 +51,16 @@ function M.request(self, method, key, fields)
     headers[name] = value
   end
   return { method = method, url = url_of(self, key, fields.query and query_of(fields.query)), headers = headers,
-    body = fields.body, body_file = fields.file, body_length = fields.length, sigv4 = self.driver.credentials,
+    body = fields.body, body_file = fields.file, body_length = fields.length, sigv4 = credentials(self.driver),
     ca_file = self.driver.ca_file, timeout = fields.timeout or 60, stall_timeout = STALLED }
 end
 
 --- What an object carries along.
--- @tparam table options `sha256` in hex
+-- @tparam table options `sha256` in hex, `id` of the put
 -- @treturn table headers
 function M.metadata(options)
-  return { ["x-amz-meta-sha256"] = options.sha256, ["content-type"] = "application/octet-stream" }
+  return { ["x-amz-meta-sha256"] = options.sha256, ["x-amz-meta-put"] = options.id,
+    ["content-type"] = "application/octet-stream" }
 end
 
 --- The hash of the next bytes of a file, whose position stays.

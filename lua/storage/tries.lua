@@ -1,0 +1,39 @@
+--- Tries again what may go well a moment later. Runs in tasks of storage.reactor.
+-- @module storage.tries
+local reactor = require "storage.reactor"
+
+local M = {}
+
+local TRIES = 4
+local FIRST_DELAY, LONGEST_DELAY = 0.2, 10 -- seconds between tries; doubled, by chance up to that
+
+--- Runs a step again while the store is out of reach, or after its keys were renewed. A store that asks for more
+-- patience than a task has is not asked again here.
+-- @tparam function step → result | nil, message, code, seconds that the store asks to wait
+-- @tparam table options check(): a result when the step was done after all, asked before another try; mark(): what
+--   tells one set of keys from another
+-- @return what the last step gave
+function M.persist(step, options)
+  local check, mark = options.check, options.mark
+  local delay = FIRST_DELAY
+  for try = 1, TRIES do
+    local keys = mark()
+    local result, message, code, seconds = step()
+    local is_renewed = code == "denied" and mark() ~= keys
+    if result or code ~= "unavailable" and not is_renewed then
+      return result, message, code, seconds
+    elseif try == TRIES or (seconds or 0) > LONGEST_DELAY then
+      return nil, message, code, seconds
+    end
+    if not is_renewed then
+      reactor.pause(math.max(seconds or 0, delay * (0.5 + math.random() / 2)))
+      delay = math.min(delay * 2, LONGEST_DELAY)
+    end
+    local done = check and check()
+    if done then
+      return done
+    end
+  end
+end
+
+return M
