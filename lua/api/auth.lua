@@ -27,10 +27,25 @@ Auth.__index = Auth
 
 -- ==== the token's form =========================================================================
 
+-- Postgres cannot hold a NUL, which JSON can say; behind an even number of backslashes they are only digits.
+local function has_nul(text)
+  local at = text:find("\\u0000", 1, true)
+  while at do
+    local first = at
+    while text:byte(first - 1) == 92 do
+      first = first - 1
+    end
+    if (at - first) % 2 == 0 then
+      return true
+    end
+    at = text:find("\\u0000", at + 6, true)
+  end
+  return false
+end
+
 local function decode_object(segment)
   local text = crypto.base64url_decode(segment)
-  -- Postgres cannot hold a NUL, which JSON can say.
-  if not text or text:find("\\u0000", 1, true) then
+  if not text or has_nul(text) then
     return nil
   end
   local value = json.decode(text, { max_depth = 32 })
@@ -148,6 +163,14 @@ local function recall(self, digest, now)
   return identity
 end
 
+local function verify(self, token, now)
+  local parts, fault = split(token)
+  if not parts then
+    return nil, fault
+  end
+  return identify(self, parts, now)
+end
+
 --- Verifies a token.
 -- @tparam string token
 -- @treturn[1] table identity: `id`, `role`, `claims`, `text` (the claims as JSON); `user_fault` and `operator_fault`
@@ -155,17 +178,31 @@ end
 -- @treturn[2] nil
 -- @treturn[2] table problem
 function Auth:verify(token)
-  local now = self.clock()
-  local digest = assert(crypto.sha256(token))
+  return verify(self, token, self.clock())
+end
+
+local function token_of(authorization)
+  if authorization:find "^[Bb][Ee][Aa][Rr][Ee][Rr] [^ ]" and not authorization:find(" ", 9, true) then
+    return authorization:sub(8)
+  end
+end
+
+-- What was verified once is found again by the whole header's digest, before anything of it is looked at.
+local function identity_of(self, authorization)
+  if not authorization then
+    return nil, unauthorized("no_token", "a bearer token is needed")
+  end
+  local now, digest = self.clock(), assert(crypto.sha256(authorization))
   local identity = recall(self, digest, now)
   if identity then
     return identity
   end
-  local parts, fault = split(token)
-  if not parts then
-    return nil, fault
+  local token = token_of(authorization)
+  if not token then
+    return nil, bad "the Authorization header is not a bearer token"
   end
-  identity, fault = identify(self, parts, now)
+  local fault
+  identity, fault = verify(self, token, now)
   if identity then
     remember(self, digest, identity)
   end
@@ -177,16 +214,7 @@ end
 -- @tparam string kind "user" or "operator"
 -- @treturn table identity; raises a problem when it is not one of that kind
 function Auth:require(authorization, kind)
-  local token
-  -- Without a pattern over the whole of it: this is done for every request, and the form is checked later, once.
-  if authorization and authorization:find "^[Bb][Ee][Aa][Rr][Ee][Rr] [^ ]" and not authorization:find(" ", 9, true) then
-    token = authorization:sub(8)
-  end
-  if not token then
-    error(authorization and bad "the Authorization header is not a bearer token"
-      or unauthorized("no_token", "a bearer token is needed"), 0)
-  end
-  local identity, fault = self:verify(token)
+  local identity, fault = identity_of(self, authorization)
   fault = fault or identity[kind == "operator" and "operator_fault" or "user_fault"]
   if fault then
     error(fault, 0)

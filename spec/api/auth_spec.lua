@@ -262,7 +262,7 @@ describe("api.auth", function()
 
   it("remembers a bounded number of tokens", function()
     for i = 1, 9000 do
-      assert(verifier:verify(token.sign(SECRET, claims { n = i })))
+      assert(ask("Bearer " .. token.sign(SECRET, claims { n = i })))
     end
     local count = 0
     for _, set in ipairs { verifier.recent, verifier.former } do
@@ -271,6 +271,17 @@ describe("api.auth", function()
         count = count + 1
       end
     end
-    assert.is_true(count <= 8192)
+    assert.is_true(count <= 8192 and count > 4096)
+  end)
+
+  it("refuses a NUL, which the database cannot hold, and no text that only looks like one", function()
+    for text, is_good in pairs { ["a\0b"] = false, ["\\\0"] = false, ["\\u0000"] = true, ["\\\\u0000"] = true, ["u0000"] = true } do
+      local one = token.sign(SECRET, claims { note = text })
+      if is_good then
+        assert.equal(text, ask("Bearer " .. one).claims.note)
+      else
+        refused(401, "bad_token", one)
+      end
+    end
   end)
 end)
