@@ -2,6 +2,7 @@
 -- Owns the checks of parameters and body, the headers that every answer has, and what becomes of an error. Must not
 -- know any resource.
 -- @module api.call
+local crypto = require "atelier.crypto"
 local json = require "atelier.json"
 local log = require "log"
 local problem = require "api.problem"
@@ -223,13 +224,30 @@ function Call:fail(raised)
   return self.request:respond { status = fault.status, headers = fault_headers(self, fault), body = fault:body() }
 end
 
+local BYTES = {}
+for i = 0, 255 do
+  BYTES[i] = ("%02x"):format(i)
+end
+
+--- Names for the requests of a process: sixteen hexadecimal digits, which process and a count.
+-- @treturn function that gives the next one
+function M.ids()
+  local tag, start, count = crypto.hex(crypto.random(4)), nil, -1
+  return function()
+    count = count + 1
+    if count & 255 == 0 then -- all but the last two digits are made once for so many
+      start = ("%s%06x"):format(tag, count >> 8 & 0xffffff)
+    end
+    return start .. BYTES[count & 255]
+  end
+end
+
 --- A call.
 -- @tparam table app
 -- @tparam userdata request of atelier.httpd
--- @tparam string id
 -- @treturn table call
-function M.new(app, request, id)
-  return setmetatable({ app = app, request = request, id = id, config = app.config, route = nil, user = nil,
+function M.new(app, request)
+  return setmetatable({ app = app, request = request, id = app.next_id(), config = app.config, route = nil, user = nil,
     params = nil, is_answered = nil }, Call)
 end
 

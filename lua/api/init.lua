@@ -18,7 +18,6 @@
 local auth = require "api.auth"
 local call = require "api.call"
 local cors = require "api.cors"
-local crypto = require "atelier.crypto"
 local database = require "api.database"
 local httpd = require "atelier.httpd"
 local keyring = require "ate.keyring"
@@ -97,16 +96,10 @@ local function trace(raised)
   return problem.is(raised) and raised or debug.traceback(tostring(raised), 2)
 end
 
--- Sixteen hexadecimal digits: which process, and a count.
-local function next_id(self)
-  self.count = self.count + 1
-  return ("%s%08x"):format(self.tag, self.count & 0xffffffff)
-end
-
 --- The function that handles a request, for atelier.httpd.
 function App:handler()
   return function(request)
-    local c = request.call or call.new(self, request, next_id(self))
+    local c = request.call or call.new(self, request)
     request.call = c
     local ok, raised = xpcall(dispatch, trace, self, c)
     if not ok then
@@ -118,7 +111,7 @@ end
 --- The function that says how large a body may be, or refuses it unread.
 function App:acceptor()
   return function(request)
-    local c = call.new(self, request, next_id(self))
+    local c = call.new(self, request)
     request.call = c
     local ok, raised = pcall(find, self, c)
     if ok and not (c.route and c.route.body) then
@@ -265,9 +258,9 @@ end
 -- @treturn[2] string code
 function M.new(options)
   local config = options.config
-  local self = setmetatable({ config = config, state = options.state or function() end, count = 0, resources = {},
+  local self = setmetatable({ config = config, state = options.state or function() end, resources = {},
     made_links = { recent = {}, former = {}, count = 0 },
-    tag = crypto.hex(crypto.random(4)), cors = cors.new(config.cors_origins), logs_all = config.log_level == "debug",
+    next_id = call.ids(), cors = cors.new(config.cors_origins), logs_all = config.log_level == "debug",
     limiter = rate.new(config.rate_limit, config.rate_burst) }, App)
   local message, code
   self.auth, message, code = auth.of_config(config)

@@ -9,7 +9,7 @@ local httpd = require "atelier.httpd"
 
 local M = {}
 
-local TOGETHER = 8 -- more would make the first wait
+local TOGETHER = 16 -- more would make the first wait
 local MOST_WAITING = 1000
 
 local Lanes, Waiter, Lane = {}, {}, {}
@@ -17,17 +17,20 @@ Lanes.__index = Lanes
 
 -- ==== who waits ================================================================================
 
+-- What a waiter's state can be.
+local WAITS, SENT, TOLD, OVER = 1, 2, 3, 4
+
 -- A request that ends while it waits is not asked for.
 function Waiter:__close()
-  self.is_over = true
+  self.state = OVER
   self.lanes.waiting = self.lanes.waiting - 1
 end
 
 -- Tells what became of a statement; with nothing at all it must be asked for alone. Who just ran out of time cannot be
 -- woken, and looks for it.
 local function tell(waiter, ...)
-  if not waiter.is_over then
-    waiter.is_told = true
+  if waiter.state ~= OVER then
+    waiter.state = TOLD
     if not waiter.task:wake(...) then
       waiter.told = table.pack(...)
     end
@@ -40,10 +43,10 @@ local function gather(self, list, most)
     local waiter = queue[head]
     queue[head] = nil
     head = head + 1
-    if not waiter.is_over then
+    if waiter.state == WAITS then
       n = n + 1
       list[n] = waiter
-      waiter.is_sent = true
+      waiter.state = SENT
     end
   end
   self.head = head
@@ -185,9 +188,9 @@ end
 local function outcome(waiter, ...)
   if waiter.told then
     return table.unpack(waiter.told, 1, waiter.told.n)
-  elseif waiter.is_told then
+  elseif waiter.state == TOLD then
     return ...
-  elseif waiter.is_sent then
+  elseif waiter.state == SENT then
     return httpd.park() -- the statement has a time of its own, and an end
   end
   return nil, "database: no connection became free in time", "busy"
@@ -208,8 +211,9 @@ function Lanes:run(claims, name, sql, params, json)
   if self.waiting >= MOST_WAITING then
     return nil, "database: too many requests wait for a connection", "busy"
   end
-  local waiter <close> = setmetatable({ prepared = name, params, json = json, claims = claims, sql = sql, lanes = self,
-    task = httpd.current(), is_over = false, is_sent = false, is_told = false, told = nil }, Waiter)
+  -- It is also what `conn:pipeline` is given. Eight fields by name: one more would double its table.
+  local waiter <close> = setmetatable({ params, prepared = name, json = json, claims = claims, sql = sql, lanes = self,
+    task = httpd.current(), state = WAITS, told = nil }, Waiter)
   self.waiting = self.waiting + 1
   self.tail = self.tail + 1
   self.queue[self.tail] = waiter

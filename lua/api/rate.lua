@@ -34,7 +34,10 @@ end
 -- @treturn[2] integer seconds until there will be one again
 function Limiter:take(user, now)
   local left = self.left[user] or admit(self, user, now)
-  left = left + math.max(0, now - self.at[user]) * self.rate
+  local passed = now - self.at[user]
+  if passed > 0 then
+    left = left + passed * self.rate
+  end
   if left > self.burst then
     left = self.burst
   end

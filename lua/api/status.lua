@@ -12,9 +12,6 @@ local STATUS = [[select template_id is not null as is_known, is_ready, ate_file_
   from public.ate_status($1, $2)]]
 local SENT_ON = 4
 
--- Neither a device's hash nor a template's name nor a link has a character that JSON would escape.
-local BODY = '{"device_hash":"%s","template":"%s","download_url":%s,%s}'
-
 local function status(call)
   local params = call.params
   local template = params.template or call.config.default_template
@@ -25,8 +22,11 @@ local function status(call)
   elseif not row.is_known then
     call:refuse(404, "unknown_template", ("template %s: unknown or inactive"):format(template))
   end
-  call:send_json(200, BODY:format(params.device_hash, template,
-    row.is_ready and '"' .. call.app:link(call.user.id, row.id) .. '"' or "null", row.json))
+  local link = row.is_ready and '","download_url":"' .. call.app:link(call.user.id, row.id) .. '",'
+    or '","download_url":null,'
+  -- Neither a device's hash nor a template's name nor a link has a character that JSON would escape.
+  call:send_json(200,
+    '{"device_hash":"' .. params.device_hash .. '","template":"' .. template .. link .. row.json .. "}")
 end
 
 local JOB = { type = "object", nullable = true, description = "The newest job, if there is one.", properties = {

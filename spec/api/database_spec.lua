@@ -310,7 +310,7 @@ describe("api.database", function()
           end
         end
         local list = {}
-        for i = 1, 16 do list[i] = ask(i) end
+        for i = 1, 32 do list[i] = ask(i) end
         for _ = 1, 4 do together(list) end -- until both connections have prepared it
         local pieces, count = {}, 0
         for i, r in ipairs(together(list)) do
