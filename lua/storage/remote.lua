@@ -26,13 +26,7 @@ local M = {}
 local Store = {}
 Store.__index = Store
 
-<<<<<<< Updated upstream
-local TRIES = 4
-local FIRST_DELAY, LONGEST_DELAY = 0.2, 10 -- seconds between tries; doubled, by chance up to that
 local CONNECTIONS = 192 -- as many as a worker has files under way: each spends its time waiting for an answer
-=======
-local CONNECTIONS = 32
->>>>>>> Stashed changes
 local SPARE = 8 -- reactors that are kept for later calls in the event loop
 local WAIT = 3600
 local LONGEST_PATIENCE = 300 -- seconds that a store may ask for
