@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "httpd_lua.h"
@@ -501,6 +502,21 @@ static int check_range(lua_State *L, int file, struct answer *a)
     return 0;
 }
 
+static int is_cached(int fd, off_t at)
+{
+    char byte;
+    struct iovec to = {&byte, 1};
+
+    return preadv2(fd, &to, 1, at, RWF_NOWAIT) == 1;
+}
+
+/* What is on the disk alone is asked for at once. To ask for what is in memory would cost 0.1 ms for 10 MB. */
+static void read_ahead(const struct answer *a)
+{
+    if (a->length > 0 && (!is_cached(a->fd, a->offset) || !is_cached(a->fd, a->offset + (off_t)a->length - 1)))
+        posix_fadvise(a->fd, a->offset, (off_t)a->length, POSIX_FADV_WILLNEED);
+}
+
 /* A file that libmicrohttpd sends, after which the connection goes on. `fd` is given up once it owns that. */
 static int answer_short_file(lua_State *L, struct request *r, const struct answer *a, int list, int *fd)
 {
@@ -540,7 +556,7 @@ static int answer_file(lua_State *L, struct request *r, struct answer *a, int li
         lua_pushvalue(L, list);
         return answer_with(L, r, a);
     }
-    posix_fadvise(a->fd, a->offset, (off_t)a->length, POSIX_FADV_WILLNEED);
+    read_ahead(a);
     /* libmicrohttpd closes a connection before the client has all: whether it got it would not be known. */
     if (a->length > 0 && a->length <= HTTPD_SHORT_FILE && !httpd_is_last(r))
         return answer_short_file(L, r, a, list, fd);

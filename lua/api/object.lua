@@ -19,15 +19,20 @@ local PIECE = 1 << 18
 -- @treturn[2] string "missing", "size" or "store" (which is out of order)
 -- @treturn[2] string message
 function M.open(store, key, size)
-  local head, message, code = store:head(key)
-  local handle
-  if head and head.size == size then -- an object is never changed, so that what is opened now has that size too
+  local head, handle, message, code = true, nil, nil, nil
+  if store.kind == "local" then -- a remote store looks by itself; here to open anything but a file might wait
+    head, message, code = store:head(key)
+  end
+  if head then
     handle, message, code = store:get(key)
-  elseif head then
-    return nil, "size", ("has %d bytes, not %d"):format(head.size, size)
   end
   if not handle then
     return nil, code == "not_found" and "missing" or "store", message
+  end
+  local found = handle:seek "end" -- an object is never changed: what is open now has that size to its end
+  if found ~= size then
+    handle:close()
+    return nil, "size", ("has %s bytes, not %d"):format(found, size)
   end
   return setmetatable({ handle = handle, is_file = io.type(handle) == "file" }, Object)
 end
