@@ -110,7 +110,7 @@ local function scripts(process)
       return nil, message
     end
   end
-  return found.folders
+  return true
 end
 
 -- A folder that somebody names is there; the default one may be missing, where templates are in the store.
@@ -132,7 +132,7 @@ local function templates(config)
       end
     end
   end
-  return found.folders
+  return true
 end
 
 -- A database that is away stops no first start: the processes wait for it, unless what is configured could never reach
@@ -160,42 +160,46 @@ local function processors()
   return math.tointeger(count)
 end
 
--- What the master needs to know; the folders only if it is to watch them.
-local function plan(config, folders)
-  if not os.getenv "ATELIER_WATCH" then
-    folders = {}
-  elseif config.runtimes_dir then
-    local more = M.survey(config.runtimes_dir).folders
-    table.move(more, 1, #more, #folders + 1, folders)
+-- Tells the master; what it cannot take in one piece is refused.
+local function tell(process, what, value)
+  local text = what .. " " .. assert(json.encode(value))
+  local ok, message = process.control:send(text)
+  return ok, not ok and ("%s: the %s of %d bytes"):format(message, what, #text) or nil
+end
+
+-- Where a change means another look, whatever comes of this one: who repairs what is broken does it there.
+local function folders(config)
+  local all = json.array {}
+  for _, root in ipairs { host.root .. "/lua", config.templates_dir, config.runtimes_dir } do
+    local found = M.survey(root).folders
+    table.move(found, 1, #found, #all + 1, all)
   end
+  return all
+end
+
+-- What the master needs to know.
+local function plan(config)
   return {
     listen_host = config.listen_host, listen_port = config.listen_port,
     fronts = config.fronts, workers = config.workers or math.max(1, processors() // 2),
     drain_time = config.drain_time, log_level = config.log_level, log_format = config.log_format,
-    config_path = config.path, folders = json.array(folders),
   }
 end
 
 --- Checks, and tells the master what came of it.
 -- @tparam table process see `daemon.process`
--- @treturn[1] integer exit code
--- @return[2] nil
--- @treturn[2] string message
+-- @treturn integer exit code
 function M.main(process)
   local config = process:load_config()
-  local folders = need(scripts(process))
+  if os.getenv "ATELIER_WATCH" then
+    need(tell(process, "folders", folders(config)))
+  end
+  need(scripts(process))
   process.control:send "at the templates"
-  local more = need(templates(config))
+  need(templates(config))
   process.control:send "at the database"
   need(schema(process, config))
-  table.move(more, 1, #more, #folders + 1, folders)
-  local needed = plan(config, folders)
-  local text = "plan " .. assert(json.encode(needed))
-  local ok, message = process.control:send(text)
-  if not ok then
-    return nil, ("%s: the configuration and %d folders to watch take %d bytes"):format(message,
-      #needed.folders, #text)
-  end
+  need(tell(process, "plan", plan(config)))
   return 0
 end
 

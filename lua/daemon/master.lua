@@ -51,8 +51,10 @@ function Master:stop(code, seconds)
   self.report:changed()
 end
 
-local function watch_files(self, plan)
-  for _, problem in ipairs(self.options.watch and self.watch:set(plan.folders, plan.config_path) or {}) do
+--- Has a change in these folders, or of the configuration, mean another generation; called by the renewal.
+-- @tparam {string,...} folders
+function Master:watch_files(folders)
+  for _, problem in ipairs(self.watch:add(folders, os.getenv "ATELIER_CONFIG")) do
     log.warn("not watched", { reason = problem })
   end
 end
@@ -65,7 +67,6 @@ function Master:changed(what, reason)
   if what == "taken" then
     local plan = self.current.plan
     log.info("serving", { generation = self.number, url = self:url(), fronts = plan.fronts, workers = plan.workers })
-    watch_files(self, plan)
   elseif self.is_stopping then
     return
   elseif not self.current then

@@ -19,7 +19,7 @@ local READY_SECONDS = 120 -- that a new generation may take until it is ready
 
 --- The renewal of a master's generations.
 -- @tparam table owner the master: supervisor, env, server, current (generation), ending (list), number; changed(what),
---   where what is "refused", with the reason, or "taken"
+--   where what is "refused", with the reason, or "taken"; watch_files(folders)
 -- @treturn table renewal
 function M.new(owner)
   return setmetatable({ owner = owner, result = { ok = true, at = owner.started_at } }, Renewal)
@@ -113,6 +113,8 @@ function Renewal:hear(event)
   local kind, rest = event.text:match "^(%a+) (.*)$"
   if kind == "plan" then
     self.check.plan = json.decode(rest)
+  elseif kind == "folders" then
+    self.owner:watch_files(json.decode(rest))
   elseif kind == "at" then
     self.check.at = rest
   elseif kind == "failed" then

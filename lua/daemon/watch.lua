@@ -16,14 +16,12 @@ function M.new(supervisor)
   return setmetatable({ supervisor = supervisor, names = {} }, Watch)
 end
 
---- Watches these folders, and one file in its folder; all former ones no more.
+--- Watches these folders, too, and one file in its folder. What is watched already stays so: no change is missed.
 -- @tparam {string,...} folders
 -- @tparam ?string path of the configuration
 -- @treturn {string,...} what could not be watched, and why
-function Watch:set(folders, path)
+function Watch:add(folders, path)
   local problems = {}
-  self.supervisor:unwatch()
-  self.names = {}
   for _, folder in ipairs(folders) do
     local number, message = self.supervisor:watch(folder)
     if number then
