@@ -58,6 +58,7 @@ function upload(req, res, bucket, name, body) {
     return refuse(res, 409, "Duplicate", "The resource already exists", "KeyAlreadyExists");
   const metadata = req.headers["x-metadata"] ? JSON.parse(Buffer.from(req.headers["x-metadata"], "base64")) : {};
   const etag = `"${crypto.createHash("md5").update(body).digest("hex")}"`;
+  bucket.changed = true;
   bucket.objects.set(name, { body, metadata, etag, id: crypto.randomUUID(), created: new Date().toISOString() });
   answer(res, { Key: `${bucket.name}/${name}`, Id: bucket.objects.get(name).id });
 }
@@ -88,10 +89,15 @@ function info(res, bucket, name) {
 
 function list(res, bucket, query) {
   const after = query.cursor ? Buffer.from(query.cursor, "base64").toString().replace(/^l:/, "") : "";
-  const names = [...bucket.objects.keys()].filter((n) => n.startsWith(query.prefix) && n > after)
-    .sort((a, b) => (a < b ? -1 : 1));
-  const some = names.slice(0, Math.min(query.limit ?? 100, 1000));
-  const hasNext = some.length < names.length;
+  if (bucket.sorted?.size !== bucket.objects.size || bucket.changed) {
+    bucket.sorted = { size: bucket.objects.size, names: [...bucket.objects.keys()].sort((a, b) => (a < b ? -1 : 1)) };
+    bucket.changed = false;
+  }
+  const names = bucket.sorted.names;
+  const from = names.findIndex((n) => n.startsWith(query.prefix) && n > after);
+  const limit = Math.min(query.limit ?? 100, 1000);
+  const some = from < 0 ? [] : names.slice(from, from + limit).filter((n) => n.startsWith(query.prefix));
+  const hasNext = some.length === limit && (names[from + limit] ?? "").startsWith(query.prefix);
   answer(res, { hasNext, nextCursor: hasNext ? Buffer.from(`l:${some.at(-1)}`).toString("base64") : undefined, folders: [],
     objects: some.map((n) => ({ name: n, id: bucket.objects.get(n).id, created_at: bucket.objects.get(n).created,
       metadata: { size: bucket.objects.get(n).body.length, eTag: bucket.objects.get(n).etag } })) });
@@ -100,6 +106,7 @@ function list(res, bucket, query) {
 function remove(res, bucket, prefixes) {
   if (!Array.isArray(prefixes) || prefixes.length < 1 || prefixes.length > 1000)
     return refuse(res, 400, "Error", "body/prefixes must NOT have fewer than 1 items", "InvalidRequest");
+  bucket.changed = true;
   const gone = prefixes.filter((n) => bucket.objects.delete(n));
   answer(res, gone.map((name) => ({ name, bucket_id: bucket.name })));
 }
@@ -129,6 +136,15 @@ function route(req, res, body) {
   refuse(res, 404, "Error", "Route not found", "InvalidRequest");
 }
 
+// Many objects of one byte at once: {bucket, prefix, count}.
+function fill({ bucket, prefix, count }) {
+  const created = new Date().toISOString();
+  for (let i = 1; i <= count; i++) {
+    buckets.get(bucket).objects.set(prefix + String(i).padStart(7, "0"), { body: Buffer.from("x"), metadata: {}, etag: '"x"',
+      id: crypto.randomUUID(), created });
+  }
+}
+
 function control(req, res, body) {
   if (req.url === "/fault") faults.push(JSON.parse(body));
   if (req.url === "/calm") {
@@ -137,6 +153,7 @@ function control(req, res, body) {
   }
   if (req.url === "/limit") buckets.forEach((b) => (b.limit = Number(body)));
   if (req.url === "/drop-buckets") buckets.clear();
+  if (req.url === "/fill") fill(JSON.parse(body));
   if (req.url === "/end") process.exit(0);
   answer(res, { seen: seen.splice(0), buckets: [...buckets.values()].map((b) => ({ name: b.name, public: b.public,
     objects: b.objects.size })) });
@@ -148,7 +165,7 @@ function due(req) {
   return fault;
 }
 
-const CONTROL = ["/fault", "/calm", "/limit", "/drop-buckets", "/seen", "/end"];
+const CONTROL = ["/fault", "/fill", "/calm", "/limit", "/drop-buckets", "/seen", "/end"];
 const server = http.createServer((req, res) => {
   const fault = CONTROL.includes(req.url) ? null : due(req);
   const parts = [];

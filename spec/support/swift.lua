@@ -116,7 +116,7 @@ end
 
 --- Starts it below a folder and waits until it serves; raises when it does not within two minutes.
 function M.start(dir)
-  local ports, self = {}, setmetatable({ pids = {} }, Server)
+  local ports, self = {}, setmetatable({ pids = {}, dir = dir }, Server)
   for _, kind in ipairs { "proxy", table.unpack(BACKENDS) } do
     ports[kind] = free_port()
   end
@@ -137,6 +137,28 @@ function M.start(dir)
   until status == 200 or clock.now() > deadline
   assert(status == 200, "swift: " .. tostring(status))
   return self
+end
+
+-- Rows of a container's own database: so many objects by HTTP would take long. Nobody can read them.
+local FILL = [[
+import glob, sys, time
+from swift.container.backend import ContainerBroker
+from swift.common.utils import Timestamp
+folder, prefix, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+for path in glob.glob(folder + "/devices/d1/containers/*/*/*/*.db"):
+    broker = ContainerBroker(path)
+    if broker.get_info()["container"] == "ate-files":
+        stamp = Timestamp(time.time()).internal
+        broker.merge_items([{"name": "%s%07d" % (prefix, i + 1), "created_at": stamp, "size": 1, "deleted": 0,
+            "content_type": "application/octet-stream", "etag": "9dd4e461268c8034f5c8564e155c67a6",
+            "storage_policy_index": broker.storage_policy_index, "ctype_timestamp": None, "meta_timestamp": None}
+            for i in range(count)])
+]]
+
+--- Makes the bucket list many objects of one byte: prefix0000001, …
+function Server:fill(prefix, count)
+  write(self.dir .. "/fill.py", FILL)
+  shell(("PYTHONWARNINGS=ignore /usr/bin/python3 %s/fill.py %s %s %d"):format(self.dir, self.dir, prefix, count))
 end
 
 --- Ends it.
