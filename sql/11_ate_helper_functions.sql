@@ -110,6 +110,41 @@ language sql stable as $$
   where d.id = ate_quick.id
 $$;
 
+-- Why one device may have nothing, or NULL and its plan's tools: the same decision, row after row. A statement of ten
+-- relations takes longer to begin than these take altogether, and what is refused anyway needs no plan and no rank.
+-- Called only from functions that pin the search_path.
+create or replace function public.ate_standing(id uuid, user_id uuid, device_hash text, device_status text,
+  trial_ends_at timestamptz, moment timestamptz, out reason text, out plan_tools jsonb)
+language plpgsql stable as $$
+#variable_conflict use_column
+declare
+  subscribed boolean;
+  subscription_status text;
+  wish text;
+  licensed boolean;
+  is_valid boolean;
+  expires_at timestamptz;
+  most integer;
+begin
+  select true, s.status::text, s.plan_id::text into subscribed, subscription_status, wish
+  from public.subscriptions s where s.device_id = ate_standing.id;
+  select true, l.is_valid, l.expires_at into licensed, is_valid, expires_at
+  from public.licenses l where l.device_id = ate_standing.id;
+  reason := public.ate_judge(ate_standing.device_hash, device_status, ate_standing.trial_ends_at, subscribed is true,
+    subscription_status, licensed is true, is_valid, expires_at, moment);
+  if reason is not null then
+    return;
+  end if;
+  select p.tools, p.max_devices into plan_tools, most from public.plans p where p.name = coalesce(wish, 'starter');
+  if most > 0 then
+    perform from public.devices o where o.user_id = ate_standing.user_id offset most;
+    if not found then
+      return;
+    end if;
+  end if;
+  select r.reason, r.plan_tools into reason, plan_tools from public.ate_ranked(array[ate_standing.id]) r;
+end $$;
+
 -- The whole of it, for any number of devices.
 create or replace function public.ate_ranked(device_ids uuid[])
 returns table (device_id uuid, user_id uuid, device_hash text, plan_id uuid, plan_name text, plan_tools jsonb,
@@ -749,9 +784,11 @@ set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode 
 declare
   moment constant timestamptz := clock_timestamp();
   stamp constant text := floor(extract(epoch from moment));
-  -- A class of characters and a length: a counted repetition costs twenty times that.
+  -- Classes of characters and lengths: a counted repetition costs many times that.
+  no_digit constant text := '[^0-9]';
   no_hex constant text := '[^0-9a-fA-F]';
-  id_form constant text := '^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$';
+  no_id constant text := '[^0-9a-fA-F-]';
+  id_form constant text := '________-____-____-____-____________';
   done uuid[];
 begin
   if jobs is null or jsonb_typeof(jobs) <> 'array' then
@@ -765,12 +802,13 @@ begin
         case when x.fault is null then (x.e ->> 'attempt')::integer end as attempt
       from (select x.n, x.e, case
           when jsonb_typeof(x.e) <> 'object' then 'not an object'
-          when coalesce(x.e ->> 'queue_id', '') !~ id_form then 'queue_id'
-          when x.e ->> 'attempt' !~ '^[0-9]{1,9}$' then 'attempt'
+          when coalesce(x.e ->> 'queue_id', '') not like id_form or x.e ->> 'queue_id' ~ no_id
+            or length(replace(x.e ->> 'queue_id', '-', '')) <> 32 then 'queue_id'
+          when length(x.e ->> 'attempt') not between 1 and 9 or x.e ->> 'attempt' ~ no_digit then 'attempt'
           when length(coalesce(x.e ->> 'file_path', '')) not between 1 and 500
             or '/' || (x.e ->> 'file_path') || '/' ~ '//|/\.\.?/|[[:cntrl:]\\]' then 'file_path'
-          when jsonb_typeof(x.e -> 'file_size') <> 'number' or coalesce(x.e ->> 'file_size', '') !~ '^[0-9]{1,18}$'
-            then 'file_size'
+          when jsonb_typeof(x.e -> 'file_size') <> 'number' or x.e ->> 'file_size' ~ no_digit
+            or length(coalesce(x.e ->> 'file_size', '')) not between 1 and 18 then 'file_size'
           when length(coalesce(x.e ->> 'checksum', '')) <> 64 or x.e ->> 'checksum' ~ no_hex then 'checksum'
           when length(coalesce(x.e ->> 'encryption_key_hash', '')) <> 64 or x.e ->> 'encryption_key_hash' ~ no_hex
             then 'encryption_key_hash'
@@ -779,39 +817,51 @@ begin
         -- OFFSET 0: or it would be judged once for each time that the fault is named above.
         from jsonb_array_elements(jobs) with ordinality x (e, n) offset 0) x
     ), done as (
-      -- Asking for the status would lead to an index over all that are processing; a lease is there just as long. Of
-      -- several members for one job the first with its current attempt changes it, and the row finds no other.
+      -- One look at each job, in the order of their ids: a join could become a walk over all that are processing, in
+      -- any order. Of several members for one job the first with its current attempt changes it, and the row finds no
+      -- other.
       update public.file_generation_queue q set
         status = 'completed', finished_at = moment, updated_at = moment, lease_until = null, stage = null,
         verdict = coalesce(m.e ->> 'verdict', q.verdict), usage = coalesce(m.e -> 'usage', q.usage),
         error_code = null, error_message = null
-      from member m
-      where m.fault is null and q.id = m.queue_id and q.lease_until is not null
-        and q.attempt = coalesce(m.attempt, q.attempt)
+      from (
+        select o.place, m.n, m.e, m.attempt from member m cross join lateral (
+          select j.ctid as place from public.file_generation_queue j where j.id = m.queue_id offset 0) o
+        where m.fault is null order by m.queue_id, m.n) m
+      where q.ctid = m.place and q.status = 'processing' and q.attempt = coalesce(m.attempt, q.attempt)
       returning q.id, q.device_id, q.template_id, q.device_hash, q.plan_id, q.plan_tools, q.template_version,
         q.container, q.generation, q.license_expires_at, m.n, m.e,
         coalesce(nullif(m.e -> 'generated_variables', 'null'), '{}') as made
-    ), retired as (
-      insert into public.ate_file_versions (ate_file_id, device_id, template_id, plan_id, artifact_id, generation,
-        template_version, container, tools, filename, file_path, file_size_bytes, checksum, encryption_key_hash,
-        master_key_id, expires_at, created_at, retired_at)
-      select f.id, f.device_id, f.template_id, f.plan_id, f.artifact_id, f.generation, f.template_version, f.container,
-        f.tools, f.filename, f.file_path, f.file_size_bytes, f.checksum, f.encryption_key_hash, f.master_key_id,
-        f.expires_at, f.updated_at, moment
-      from done d join public.ate_files f on f.device_id = d.device_id and f.template_id = d.template_id
-      where f.file_path <> d.e ->> 'file_path'
-    ), named as (
+    ), named as materialized (
       select d.n, d.id, d.device_id, d.template_id, d.plan_id, d.device_hash || '_' || stamp || '.ate' as filename,
         d.e ->> 'file_path' as file_path, (d.e ->> 'file_size')::bigint as file_size,
         lower(d.e ->> 'checksum') as checksum, lower(d.e ->> 'encryption_key_hash') as key_hash,
         -- Whatever a worker sends, a licence key is not kept.
         d.made - array['license_key', 'licence_key'] as made, d.license_expires_at, d.generation, d.template_version,
-        case when d.made ->> 'artifact_id' ~ id_form then (d.made ->> 'artifact_id')::uuid else gen_random_uuid() end
-          as artifact_id,
+        case when d.made ->> 'artifact_id' like id_form and d.made ->> 'artifact_id' !~ no_id
+            and length(replace(d.made ->> 'artifact_id', '-', '')) = 32 then (d.made ->> 'artifact_id')::uuid
+          else gen_random_uuid() end as artifact_id,
         coalesce(d.made ->> 'container', d.container) as container,
         case when jsonb_typeof(d.made -> 'tools') = 'array' then d.made -> 'tools' else d.plan_tools end as tools,
-        d.made ->> 'master_key_id' as master_key_id, d.made ->> 'signer_id' as signer_id
-      from done d
+        d.made ->> 'master_key_id' as master_key_id, d.made ->> 'signer_id' as signer_id,
+        f.id as file, f.place, f.plan_id as old_plan_id, f.artifact_id as old_artifact_id,
+        f.generation as old_generation, f.template_version as old_template_version, f.container as old_container,
+        f.tools as old_tools, f.filename as old_filename, f.file_path as old_file_path,
+        f.file_size_bytes as old_file_size, f.checksum as old_checksum, f.encryption_key_hash as old_key_hash,
+        f.master_key_id as old_master_key_id, f.expires_at as old_expires_at, f.updated_at as old_updated_at
+      from done d left join lateral (
+        select o.ctid as place, o.id, o.plan_id, o.artifact_id, o.generation, o.template_version, o.container, o.tools,
+          o.filename, o.file_path, o.file_size_bytes, o.checksum, o.encryption_key_hash, o.master_key_id, o.expires_at,
+          o.updated_at
+        from public.ate_files o where o.device_id = d.device_id and o.template_id = d.template_id offset 0) f on true
+    ), retired as (
+      insert into public.ate_file_versions (ate_file_id, device_id, template_id, plan_id, artifact_id, generation,
+        template_version, container, tools, filename, file_path, file_size_bytes, checksum, encryption_key_hash,
+        master_key_id, expires_at, created_at, retired_at)
+      select d.file, d.device_id, d.template_id, d.old_plan_id, d.old_artifact_id, d.old_generation,
+        d.old_template_version, d.old_container, d.old_tools, d.old_filename, d.old_file_path, d.old_file_size,
+        d.old_checksum, d.old_key_hash, d.old_master_key_id, d.old_expires_at, d.old_updated_at, moment
+      from named d where d.old_file_path <> d.file_path
     ), replaced as (
       -- As the conflict below would have it, at half the price.
       update public.ate_files f set
@@ -821,16 +871,18 @@ begin
         artifact_id = d.artifact_id, generation = d.generation, template_version = d.template_version,
         container = d.container, tools = d.tools, master_key_id = d.master_key_id, signer_id = d.signer_id,
         is_active = true, queue_id = d.id
-      from named d where f.device_id = d.device_id and f.template_id = d.template_id
+      -- In the order of the files' ids, as who writes down downloads: neither can stand in the other's way for good.
+      from (select * from named x where x.place is not null order by x.file) d
+      where f.ctid = d.place
       returning f.id, d.n
     ), filed as (
       insert into public.ate_files (device_id, template_id, plan_id, filename, file_path, file_size_bytes, checksum,
         encryption_key_hash, generated_variables, generation_status, expires_at, created_at, updated_at, artifact_id,
         generation, template_version, container, tools, master_key_id, signer_id, is_active, queue_id)
       select d.device_id, d.template_id, d.plan_id, d.filename, d.file_path, d.file_size, d.checksum, d.key_hash,
-        d.made, 'success', d.license_expires_at, moment, moment, d.artifact_id, d.generation, d.template_version, d.container,
-        d.tools, d.master_key_id, d.signer_id, true, d.id
-      from named d left join replaced r on r.n = d.n where r.n is null
+        d.made, 'success', d.license_expires_at, moment, moment, d.artifact_id, d.generation, d.template_version,
+        d.container, d.tools, d.master_key_id, d.signer_id, true, d.id
+      from named d where not (d.n = any (array(select r.n from replaced r)))
       order by d.device_id, d.template_id
       on conflict (device_id, template_id) do update set
         plan_id = excluded.plan_id, filename = excluded.filename, file_path = excluded.file_path,
@@ -989,7 +1041,8 @@ begin
   for f in
     select p.oid::regprocedure as signature, p.proname as name from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'ate_caller', 'ate_find_device', 'ate_judge', 'ate_file_fault', 'ate_quick', 'ate_ranked', 'ate_entitlement',
+      'ate_caller', 'ate_find_device', 'ate_judge', 'ate_file_fault', 'ate_quick', 'ate_standing', 'ate_ranked',
+      'ate_entitlement',
       'ate_notify_jobs', 'ate_enqueue_jobs', 'ate_enqueue', 'ate_request', 'ate_wake_workers',
       'ate_reason_hint', 'ate_purchased', 'ate_on_subscriptions', 'ate_on_devices', 'ate_on_licenses', 'ate_put_back',
       'ate_worker_key', 'ate_worker_tick', 'ate_refuse', 'rescue_ate_generations', 'get_device_plan_info',

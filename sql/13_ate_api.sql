@@ -11,17 +11,20 @@
 --   ate_download(file_id)                       one row; none for an unknown or foreign file. verdict ok; gone (not
 --                                               allowed: a reason of ate_entitlement, or beyond_plan); pending (allowed,
 --                                               to be built anew: pending, file_inactive); expired_renewed (the file is
---                                               over, the licence is not). `busy`: a job is queued or running.
+--                                               over, the licence is not). `busy`: a job is queued or running;
+--                                               NULL, since not asked, when the verdict is ok.
 --   request_ate_generation(device_hash, template, priority)
 --                                               queue_id, created (false: it was queued already); refuses as
 --                                               queue_ate_generation does
---   ate_jobs_of(ids)                            the caller's among these jobs, as they are now
 --   ate_present_jobs(max_rows)                  the newest job of each of the caller's devices and templates
 -- A job's `state` is queued, processing, completed or failed; a cancelled one shows as failed, with its reason. Its
 -- `position` counts from 1, up to 1,000, while it is queued.
 --
 -- For the service alone:
 --   ate_job_owners(ids)                         queue_id, user_id: whom a notification concerns
+--   ate_log_downloads(entries)                  writes down responses, {id, file, ip, agent, status, bytes, reached_end,
+--                                               age in seconds} each; an id that is there is passed over; how many were
+--                                               added
 --   ate_queue_summary()                         a row per state and priority: jobs, how many may run now, age of the
 --                                               oldest in seconds; of completed ones the last hour's (priority NULL)
 --   ate_series(minutes)                         a row per minute, oldest first: completed, failed, p50 and p95 in ms of
@@ -52,7 +55,7 @@ begin
   return coalesce(case when caller = 'user' then auth.uid() end, '00000000-0000-0000-0000-000000000000');
 end $$;
 
--- Asked more often than all else together: one statement for the ordinary case, and ate_entitlement for any other.
+-- Asked more often than all else together: row after row, and only what is needed.
 create or replace function public.ate_status(device_hash text, template text default 'smartgram')
 returns table (device_id uuid, template_id uuid, is_ready boolean, reason text, ate_file_id uuid, filename text,
                file_size bigint, checksum text, download_count integer, expires_at timestamptz, queue_id uuid,
@@ -65,46 +68,41 @@ declare
   moment constant timestamptz := clock_timestamp();
   person constant uuid := case when current_setting('role') = 'authenticated'
     then coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000') else public.ate_person() end;
+  owner uuid;
+  device_status text;
+  trial_ends_at timestamptz;
+  standing record;
   fault text;
   place timestamptz;
-  certain boolean;
 begin
-  select d.id, t.id, f.id, f.filename, f.file_size_bytes, f.checksum, coalesce(f.download_count, 0), f.expires_at,
-    e.reason, e.certain, case when f.id is null then 'no_file' else public.ate_file_fault(f.generation_status::text,
-      f.is_active, f.expires_at, f.tools, e.plan_tools, moment) end,
-    q.id, case q.status when 'cancelled' then 'failed' else q.status end, q.stage, q.attempt, q.error_code,
-    q.error_message, q.created_at, q.updated_at, case when q.status = 'queued' then q.sort_key end
-  into device_id, template_id, ate_file_id, filename, file_size, checksum, download_count, expires_at, reason, certain,
-    fault, queue_id, state, stage, attempt, error_code, error_message, queued_at, updated_at, place
-  from public.devices d
-    cross join lateral public.ate_quick(d.id, moment) e
-    left join public.ate_templates t on t.name = ate_status.template
-    left join public.ate_files f on f.device_id = d.id and f.template_id = t.id
-    left join lateral (
-      select j.* from public.file_generation_queue j where j.device_id = d.id and j.template_id = t.id
-      order by j.created_at desc limit 1) q on true
-  where d.device_hash = ate_status.device_hash and (person is null or d.user_id = person);
+  select d.id, d.user_id, d.status::text, d.trial_ends_at into device_id, owner, device_status, trial_ends_at
+  from public.devices d where d.device_hash = ate_status.device_hash and (person is null or d.user_id = person);
   if not found then
     return;
   end if;
-  if certain is not true then
-    select e.reason, case when ate_file_id is null then 'no_file' else (
-        select public.ate_file_fault(f.generation_status::text, f.is_active, f.expires_at, f.tools, e.plan_tools,
-          moment)
-        from public.ate_files f where f.id = ate_file_id) end
-    into reason, fault from public.ate_entitlement(array[device_id]) e;
-  end if;
-  reason := coalesce(reason, fault);
+  standing := public.ate_standing(device_id, owner, ate_status.device_hash, device_status, trial_ends_at, moment);
+  select t.id into template_id from public.ate_templates t where t.name = ate_status.template;
+  select f.id, f.filename::text, f.file_size_bytes, f.checksum::text, coalesce(f.download_count, 0), f.expires_at,
+    public.ate_file_fault(f.generation_status::text, f.is_active, f.expires_at, f.tools, standing.plan_tools, moment)
+  into ate_file_id, filename, file_size, checksum, download_count, expires_at, fault
+  from public.ate_files f where f.device_id = ate_status.device_id and f.template_id = ate_status.template_id;
+  reason := coalesce(standing.reason, case when found then fault else 'no_file' end);
   is_ready := reason is null;
+  select q.id, case q.status when 'cancelled' then 'failed' else q.status::text end, q.stage, q.attempt, q.error_code,
+    q.error_message, q.created_at, q.updated_at, case when q.status = 'queued' then q.sort_key end
+  into queue_id, state, stage, attempt, error_code, error_message, queued_at, updated_at, place
+  from public.file_generation_queue q
+  where q.device_id = ate_status.device_id and q.template_id = ate_status.template_id
+  order by q.created_at desc limit 1;
   if place is not null then
     "position" := public.ate_place(place);
-  elsif queue_id is null and template_id is not null then
-    select h.id, case h.status when 'cancelled' then 'failed' else h.status end, h.attempt, h.error_code,
+  elsif queue_id is null then
+    select h.id, case h.status when 'cancelled' then 'failed' else h.status::text end, h.attempt, h.error_code,
       h.error_message, h.created_at, h.finished_at
     into queue_id, state, attempt, error_code, error_message, queued_at, updated_at
     from public.file_generation_history h
     where h.device_id = ate_status.device_id and h.template_id = ate_status.template_id
-    order by h.finished_at desc limit 1;
+    order by h.device_id, h.finished_at desc limit 1;
   end if;
   return next;
 end $$;
@@ -117,35 +115,46 @@ language plpgsql stable security definer rows 1
 set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
-  person constant uuid := public.ate_person();
+  moment constant timestamptz := clock_timestamp();
+  person constant uuid := case when current_setting('role') = 'authenticated'
+    then coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000') else public.ate_person() end;
+  kind uuid;
+  file_status text;
+  is_active boolean;
+  tools jsonb;
+  device_status text;
+  trial_ends_at timestamptz;
+  standing record;
 begin
-  select f.id, f.device_id, d.device_hash, d.user_id, t.name, f.file_path, f.filename, f.file_size_bytes, f.checksum,
-    f.container, f.expires_at, f.updated_at, e.reason,
-    public.ate_file_fault(f.generation_status::text, f.is_active, f.expires_at, f.tools, e.plan_tools,
-      clock_timestamp())
-  into ate_file_id, device_id, device_hash, user_id, template, file_path, filename, file_size, checksum, container,
-    expires_at, updated_at, reason, verdict
-  from public.ate_files f
-    join public.devices d on d.id = f.device_id
-    join public.ate_templates t on t.id = f.template_id
-    cross join lateral public.ate_entitlement(array[f.device_id]) e
-  where f.id = ate_download.file_id and (person is null or d.user_id = person);
+  select f.id, f.device_id, f.template_id, f.file_path::text, f.filename::text, f.file_size_bytes, f.checksum::text,
+    f.container, f.expires_at, f.updated_at, f.generation_status::text, f.is_active, f.tools
+  into ate_file_id, device_id, kind, file_path, filename, file_size, checksum, container, expires_at,
+    updated_at, file_status, is_active, tools
+  from public.ate_files f where f.id = ate_download.file_id;
+  select d.device_hash::text, d.user_id, d.status::text, d.trial_ends_at
+  into device_hash, user_id, device_status, trial_ends_at
+  from public.devices d where d.id = ate_download.device_id and (person is null or d.user_id = person);
   if not found then
     return;
   end if;
-  busy := exists (
-    select from public.file_generation_queue q join public.ate_files f on f.id = ate_download.file_id
-    where q.device_id = f.device_id and q.template_id = f.template_id and q.status = 'queued'
-  ) or exists (
-    select from public.file_generation_queue q join public.ate_files f on f.id = ate_download.file_id
-    where q.device_id = f.device_id and q.template_id = f.template_id and q.status = 'processing');
-  reason := coalesce(reason, verdict);
+  select t.name::text into template from public.ate_templates t where t.id = kind;
+  standing := public.ate_standing(device_id, user_id, device_hash, device_status, trial_ends_at, moment);
+  reason := coalesce(standing.reason,
+    public.ate_file_fault(file_status, is_active, expires_at, tools, standing.plan_tools, moment));
   verdict := case
     when reason is null then 'ok'
     when reason = 'file_expired' then 'expired_renewed'
     when reason in ('pending', 'file_inactive') then 'pending'
     else 'gone'
   end;
+  if reason is not null then
+    busy := exists (
+      select from public.file_generation_queue q where q.device_id = ate_download.device_id
+        and q.template_id = kind and q.status = 'queued'
+    ) or exists (
+      select from public.file_generation_queue q where q.device_id = ate_download.device_id
+        and q.template_id = kind and q.status = 'processing');
+  end if;
   return next;
 end $$;
 
@@ -159,29 +168,9 @@ begin
     request_ate_generation.template, request_ate_generation.priority) j;
 end $$;
 
--- A job as its owner sees it. The device's own hash: the one on the row is that of the last claim.
-create or replace function public.ate_jobs_of(ids uuid[])
-returns table (queue_id uuid, device_id uuid, device_hash text, template text, ate_file_id uuid, state text,
-               stage text, "position" integer, attempt integer, error_code text, error_message text,
-               queued_at timestamptz, updated_at timestamptz)
-language plpgsql stable security definer rows 20
-set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
-#variable_conflict use_column
-declare
-  person constant uuid := public.ate_person();
-begin
-  return query
-  select q.id, q.device_id, d.device_hash::text, t.name::text, f.id,
-    (case q.status when 'cancelled' then 'failed' else q.status end)::text, q.stage,
-    case when q.status = 'queued' then public.ate_place(q.sort_key) end, q.attempt, q.error_code, q.error_message,
-    q.created_at, q.updated_at
-  from public.file_generation_queue q
-    join public.devices d on d.id = q.device_id
-    join public.ate_templates t on t.id = q.template_id
-    left join public.ate_files f on f.device_id = q.device_id and f.template_id = q.template_id
-  where q.id = any (ate_jobs_of.ids) and (person is null or d.user_id = person)
-  order by q.updated_at, q.id;
-end $$;
+-- The newest job of each of the caller's devices and templates, as its owner sees it. The device's own hash: the one on
+-- the row is that of the last claim.
+drop function if exists public.ate_jobs_of(uuid[]);
 
 create or replace function public.ate_present_jobs(max_rows integer default 200)
 returns table (queue_id uuid, device_id uuid, device_hash text, template text, ate_file_id uuid, state text,
@@ -194,14 +183,21 @@ declare
   person constant uuid := public.ate_person();
 begin
   return query
-  select j.* from public.ate_jobs_of(array(
-    select q.id from public.devices d
+  with latest as (
+    select q.*, d.device_hash::text as hash, t.name::text as template from public.devices d
       cross join public.ate_templates t
       cross join lateral (
-        select o.id, o.updated_at from public.file_generation_queue o
+        select o.id, o.device_id, o.template_id, o.status::text as status, o.stage, o.sort_key, o.attempt,
+          o.error_code, o.error_message, o.created_at, o.updated_at
+        from public.file_generation_queue o
         where o.device_id = d.id and o.template_id = t.id order by o.created_at desc limit 1) q
     where d.user_id = person
-    order by q.updated_at desc limit least(greatest(coalesce(max_rows, 200), 0), 1000))) j;
+    order by q.updated_at desc limit least(greatest(coalesce(max_rows, 200), 0), 1000))
+  select l.id, l.device_id, l.hash, l.template, f.id, case l.status when 'cancelled' then 'failed' else l.status end,
+    l.stage, case when l.status = 'queued' then public.ate_place(l.sort_key) end, l.attempt, l.error_code,
+    l.error_message, l.created_at, l.updated_at
+  from latest l left join public.ate_files f on f.device_id = l.device_id and f.template_id = l.template_id
+  order by l.updated_at, l.id;
 end $$;
 
 -- For the service ---------------------------------------------------------------------------------------------------
@@ -214,6 +210,47 @@ begin
   return query
   select q.id, d.user_id from public.file_generation_queue q join public.devices d on d.id = q.device_id
   where q.id = any (ate_job_owners.ids) and d.user_id is not null;
+end $$;
+
+-- Every download of a batch, in one call. The files are locked first, in the order of their ids: so does who replaces
+-- files. Rows of files that are gone with their device have nowhere to go; rows that are there are counted already. Each
+-- step is a walk from a few rows to as many: what a planner thinks of a list whose length it cannot know would lead
+-- over all files.
+create or replace function public.ate_log_downloads(entries jsonb) returns integer
+language plpgsql security definer set search_path = '' set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := clock_timestamp();
+  files constant uuid[] := array(
+    select f.id from public.ate_files f
+    where f.id = any (array(select (e ->> 'file')::uuid from jsonb_array_elements(ate_log_downloads.entries) e))
+    order by f.id for no key update);
+  added integer;
+begin
+  with given as (
+    insert into public.download_history (id, ate_file_id, device_id, download_ip, user_agent, status,
+      bytes_downloaded, reached_end, created_at)
+    select g.id, f.id, f.device_id, g.ip, g.agent, g.status, g.bytes, g.reached_end,
+      moment - g.age * interval '1 second'
+    from jsonb_to_recordset(ate_log_downloads.entries) as g (id uuid, file uuid, ip inet, agent text, status text,
+      bytes bigint, reached_end boolean, age float8)
+      join public.ate_files f on f.id = g.file
+    where g.file = any (files)
+    on conflict (id) do nothing
+    returning ate_file_id, status, reached_end, created_at
+  ), counted as (
+    select g.ate_file_id, count(*) filter (where g.status = 'completed' and g.reached_end) as downloads,
+      max(g.created_at) as last, count(*) as rows
+    from given g group by g.ate_file_id
+  ), noted as (
+    update public.ate_files f set download_count = f.download_count + c.downloads,
+      last_downloaded_at = greatest(f.last_downloaded_at, c.last)
+    from counted c where f.id = c.ate_file_id
+    returning c.rows
+  )
+  select sum(n.rows) into added from noted n;
+  return coalesce(added, 0);
 end $$;
 
 create or replace function public.ate_queue_summary()
@@ -436,12 +473,12 @@ begin
   for f in
     select p.oid::regprocedure as signature, p.proname as name from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'ate_person', 'ate_status', 'ate_download', 'request_ate_generation', 'ate_jobs_of',
-      'ate_present_jobs', 'ate_job_owners', 'ate_queue_summary', 'ate_measure', 'ate_series', 'ate_worker_list',
-      'ate_job_list', 'trim_ate_downloads')
+      'ate_person', 'ate_status', 'ate_download', 'request_ate_generation',
+      'ate_present_jobs', 'ate_job_owners', 'ate_log_downloads', 'ate_queue_summary', 'ate_measure', 'ate_series',
+      'ate_worker_list', 'ate_job_list', 'trim_ate_downloads')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
-    if f.name in ('ate_status', 'ate_download', 'request_ate_generation', 'ate_jobs_of', 'ate_present_jobs') then
+    if f.name in ('ate_status', 'ate_download', 'request_ate_generation', 'ate_present_jobs') then
       execute format('grant execute on function %s to authenticated, service_role', f.signature);
     elsif f.name not in ('ate_person', 'ate_measure') then
       execute format('grant execute on function %s to service_role', f.signature);

@@ -28,6 +28,7 @@ select d.ate_file_id, d.device_hash, d.template, d.verdict, d.reason, d.busy, d.
 from public.ate_files f cross join lateral public.ate_download(f.id) d where f.id = $1::uuid]]
 local REQUEST = [[select queue_id from public.request_ate_generation($1, $2, $3)]]
 local JOB = [[select queue_id, state from public.ate_status($1, $2)]]
+local UNDER_WAY = { queued = true, processing = true }
 
 local HINTS = {
   beyond_plan = "The file holds tools that the present plan does not have; ask for a new one.",
@@ -53,9 +54,11 @@ end
 -- The job that will make the file: the one that is under way, or a new one. What came in between is as good as known
 -- from the start.
 local function queue(call, found)
-  if found.busy then
+  if found.busy ~= false then -- null: the file is there for all that the database knows, and nobody asked
     local job = call:query("ate_download_job", JOB, { found.device_hash, found.template })[1]
-    return job and job.queue_id or json.null, job and job.state or "queued"
+    if found.busy == true or job and UNDER_WAY[job.state] then
+      return job and job.queue_id or json.null, job and job.state or "queued"
+    end
   end
   local ok, result = pcall(call.query, call, "ate_download_request", REQUEST,
     { found.device_hash, found.template, PRIORITY })

@@ -20,31 +20,7 @@ local REST = 0.05 -- a batch of twenty costs the database five times as much as 
 local FIRST_DELAY, LONGEST_DELAY = 0.1, 5
 local LONGEST_AGENT = 512
 
--- The files are locked in one order, so that two fronts cannot lock each other out. Rows of files that are gone with
--- their device have nowhere to go. Rows that are there already are counted already.
-local WRITE = [[
-with given as (
-  select * from jsonb_to_recordset($1::jsonb) as g (id uuid, file uuid, ip inet, agent text, status text, bytes bigint,
-    reached_end boolean, age float8)
-), held as materialized (
-  select f.id, f.device_id from public.ate_files f where f.id in (select g.file from given g)
-  order by f.id for no key update
-), added as (
-  insert into public.download_history (id, ate_file_id, device_id, download_ip, user_agent, status, bytes_downloaded,
-    reached_end, created_at)
-  select g.id, h.id, h.device_id, g.ip, g.agent, g.status, g.bytes, g.reached_end,
-    clock_timestamp() - g.age * interval '1 second'
-  from given g join held h on h.id = g.file
-  on conflict (id) do nothing
-  returning ate_file_id, status, reached_end, created_at
-), counted as (
-  select a.ate_file_id, count(*) filter (where a.status = 'completed' and a.reached_end) as downloads,
-    max(a.created_at) as last
-  from added a group by a.ate_file_id
-)
-update public.ate_files f set download_count = f.download_count + c.downloads,
-  last_downloaded_at = greatest(f.last_downloaded_at, c.last)
-from counted c where f.id = c.ate_file_id]]
+local WRITE = "select public.ate_log_downloads($1::jsonb)"
 
 local Log = {}
 Log.__index = Log

@@ -186,7 +186,7 @@ describe("what the API asks of the database", function()
 
     it("gives what a response needs", function()
       local row = download(file)
-      assert.same({ "ok", pg.null, false, id, "D", "smartgram", 1000, database.SHA, "ate1" }, { row.verdict, row.reason,
+      assert.same({ "ok", pg.null, pg.null, id, "D", "smartgram", 1000, database.SHA, "ate1" }, { row.verdict, row.reason,
         row.busy, row.device_id, row.device_hash, row.template, row.file_size, row.checksum, row.container })
       assert.matches("^generated/D/smartgram_", row.file_path)
       assert.equal("00000000-0000-0000-0000-000000000001", row.user_id)
@@ -222,7 +222,13 @@ describe("what the API asks of the database", function()
       -- After an upgrade the old file is served until the new one is there.
       s:query "update subscriptions set plan_id = 'pro'"
       s:query "update ate_files set tools = '[\"timeline\"]'"
-      assert.same({ "ok", true }, { download(file).verdict, download(file).busy })
+      assert.same({ "ok", pg.null }, { download(file).verdict, download(file).busy })
+      s:query "update ate_files set is_active = false"
+      assert.same({ "pending", true }, { download(file).verdict, download(file).busy })
+      s:query "update file_generation_queue set status = 'processing', lease_until = now() where status = 'queued'"
+      assert.is_true(download(file).busy)
+      s:clear()
+      assert.is_false(download(file).busy)
     end)
   end)
 
@@ -283,7 +289,7 @@ describe("what the API asks of the database", function()
     local file = s:complete(rows[1])
     local ids = s:value "array_agg(id)::text from file_generation_queue"
     local seen = as(1, function()
-      return s:query("select * from ate_jobs_of($1::uuid[])", { ids })
+      return s:query "select * from ate_present_jobs()"
     end)
     assert.equal(2, #seen)
     local by_hash = {}
@@ -298,7 +304,7 @@ describe("what the API asks of the database", function()
     assert.equal(1, #present)
     assert.same({ "J3", "queued", 1 }, { present[1].device_hash, present[1].state, present[1].position })
     assert.equal(1, #as(1, function() return s:query "select * from ate_present_jobs(1)" end))
-    assert.equal(0, #as(3, function() return s:query("select * from ate_jobs_of($1::uuid[])", { ids }) end))
+    assert.equal(0, #as(3, function() return s:query "select * from ate_present_jobs()" end))
     -- Whom a notification concerns.
     local owners = s:query("select * from ate_job_owners($1::uuid[]) order by user_id", { ids })
     assert.equal(3, #owners)
@@ -420,9 +426,9 @@ describe("what the API asks of the database", function()
 
   it("is closed to those whom it is not for", function()
     local for_users = { "ate_status('X')", "ate_download(gen_random_uuid())", "request_ate_generation('X')",
-      "ate_jobs_of('{}')", "ate_present_jobs()" }
+      "ate_present_jobs()" }
     local for_service = { "ate_job_owners('{}')", "ate_queue_summary()", "ate_series()", "ate_worker_list()",
-      "ate_job_list()", "trim_ate_downloads()" }
+      "ate_job_list()", "trim_ate_downloads()", "ate_log_downloads('[]')" }
     local for_nobody = { "ate_place(now())", "ate_person()", "ate_measure(now(), now())",
       "ate_quick(gen_random_uuid(), now())", "ate_ranked('{}')", "ate_request('X', 'smartgram', 5)", "ate_enqueue_jobs('{}', '{}', 5, 'x')" }
     local function refuses(role, calls)

@@ -109,9 +109,11 @@ describe("the migrations", function()
     local new = dump(conninfo)
     local s = session(conninfo)
     support.run(conninfo, [[
-      drop function ate_status, ate_download, request_ate_generation, ate_jobs_of, ate_present_jobs, ate_job_owners,
+      drop function ate_status, ate_download, request_ate_generation, ate_present_jobs, ate_job_owners,
         ate_queue_summary, ate_measure, ate_series, ate_worker_list, ate_job_list, trim_ate_downloads, ate_person,
-        ate_judge, ate_quick, ate_ranked, ate_file_fault, ate_enqueue_jobs, ate_request, ate_place;
+        ate_judge, ate_quick, ate_standing, ate_ranked, ate_file_fault, ate_enqueue_jobs, ate_request, ate_place,
+        ate_log_downloads;
+      create function ate_jobs_of(ids uuid[]) returns integer language sql as 'select 1';
       drop table ate_queue_minutes;
       drop trigger ate_forget_versions on devices;
       drop function ate_forget_versions;
@@ -242,12 +244,15 @@ describe("the migrations", function()
     local conninfo = support.database "pinned"
     database.migrate(conninfo)
     local s = session(conninfo)
-    -- Three become part of the statements that ask them, which a path of their own would prevent: nobody's rights are
-    -- lent with them, nobody else may call them, and every name in them is qualified or bound.
-    assert.same({ "ate_file_fault", "ate_judge", "ate_quick" }, s:value [[jsonb_agg(p.proname order by p.proname) from pg_proc p
+    -- Three become part of the statements that ask them, which a path of their own would prevent, and one is a part of
+    -- functions that pin it: nobody's rights are lent with them, nobody else may call them, and every name in them is
+    -- qualified or bound.
+    assert.same({ "ate_file_fault", "ate_judge", "ate_quick", "ate_standing" }, s:value [[
+      jsonb_agg(p.proname order by p.proname) from pg_proc p
       where p.pronamespace = 'public'::regnamespace and not coalesce(p.proconfig::text, '') ~ 'search_path']])
     assert.equal(0, s:value [[count(*) from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-      where p.pronamespace = 'public'::regnamespace and p.proname in ('ate_file_fault', 'ate_judge', 'ate_quick')
+      where p.pronamespace = 'public'::regnamespace and p.proname in ('ate_file_fault', 'ate_judge', 'ate_quick',
+        'ate_standing')
         and (p.prosecdef or a.grantee <> p.proowner)]])
     assert.equal(0, s:value [[count(*) from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
       and not relrowsecurity]])

@@ -50,6 +50,41 @@ describe("several sessions", function()
     assert.equal(4, #b:query "select * from claim_ate_generations('b', 10)")
   end)
 
+  -- Whoever changes several files locks them in the order of their ids. Here a session has the first of two, and wants
+  -- the second while the call waits for the first.
+  for name, call in pairs {
+    ["who replaces files"] = [[select * from complete_ate_generations((select jsonb_agg(jsonb_build_object('queue_id', q.id,
+        'attempt', q.attempt, 'file_path', 'generated/x/' || q.id, 'file_size', 1, 'checksum', repeat('a', 64),
+        'encryption_key_hash', repeat('a', 64)) order by f.id %s)
+      from file_generation_queue q join ate_files f on f.device_id = q.device_id where q.status = 'processing'))]],
+    ["who writes down downloads"] = [[select ate_log_downloads((select jsonb_agg(jsonb_build_object('id',
+        gen_random_uuid(), 'file', f.id, 'bytes', 1, 'status', 'completed', 'reached_end', true, 'age', 0)
+        order by f.id %s) from ate_files f))]],
+  } do
+    it("do not lock each other out: " .. name, function()
+      for n = 1, 2 do
+        a:device { hash = "ORDER" .. n, user = n }
+      end
+      for _, job in ipairs(a:query "select * from claim_ate_generations('a', 2)") do
+        a:complete(job)
+      end
+      for _, direction in ipairs { "asc", "desc" } do
+        a:query "select request_ate_generation(device_hash) from devices"
+        assert.equal(2, #a:query "select * from claim_ate_generations('a', 2)")
+        local files = a:query "select id from ate_files order by id"
+        b:query "begin"
+        b:query("select from ate_files where id = $1 for no key update", { files[1].id })
+        local written, conn = background(call:format(direction))
+        blocked(conn:backend_pid())
+        b:query("select from ate_files where id = $1 for no key update", { files[2].id })
+        b:query "commit"
+        local rows, message, state = written()
+        assert.is_truthy(rows, tostring(state) .. ": " .. tostring(message))
+        a:query "update file_generation_queue set status = 'cancelled', lease_until = null where status = 'processing'"
+      end
+    end)
+  end
+
   it("see a purchase that commits between lock and read", function()
     a:device { hash = "BETWEEN", plan = "starter" }
     b:query "begin"
