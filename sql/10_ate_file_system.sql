@@ -11,6 +11,36 @@ do $$ begin
   perform set_config('lock_timeout', '5s', true), set_config('client_min_messages', 'warning', true);
 end $$;
 
+-- What this database has -------------------------------------------------------------------------------------------
+
+-- Each file from here on ends by recording itself, so that one that was pasted counts as one that `atelier migrate`
+-- ran. The checksum is that of the file without its last line.
+create or replace function public.record_ate_migration(file text, sum text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  api text;
+begin
+  create table if not exists public.atelier_migrations (
+    name text primary key,
+    checksum text not null,
+    previous text[] not null default '{}',
+    applied_at timestamptz not null default now()
+  );
+  alter table public.atelier_migrations enable row level security;
+  revoke all on table public.atelier_migrations from public;
+  for api in select r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated', 'service_role') loop
+    execute format('revoke all on table public.atelier_migrations from %I', api);
+  end loop;
+  grant select on table public.atelier_migrations to service_role;
+  drop policy if exists atelier_migrations_service on public.atelier_migrations;
+  create policy atelier_migrations_service on public.atelier_migrations for select to service_role using (true);
+  insert into public.atelier_migrations as m (name, checksum) values (file, sum)
+    on conflict (name) do update set previous = array_remove(m.previous || m.checksum, excluded.checksum),
+      checksum = excluded.checksum, applied_at = now();
+  return file || ' is recorded';
+end $$;
+revoke all on function public.record_ate_migration(text, text) from public, anon, authenticated, service_role;
+
 -- Plans -------------------------------------------------------------------------------------------------------------
 
 create table if not exists public.plans (
@@ -432,3 +462,4 @@ comment on table public.download_history is 'A row per download response';
 comment on table public.file_generation_queue is 'Jobs to do, being done and done lately';
 comment on table public.file_generation_history is 'Finished jobs that have left the queue';
 comment on table public.ate_workers is 'Each start of a worker, and whether it lives';
+select public.record_ate_migration('10_ate_file_system.sql', '4e1953c3697a6f0e265ebb7ca8a8bf59b8e1c9fcfedf73b96a0739c66fb03467');

@@ -332,3 +332,4 @@ begin
   end loop;
   grant execute on function public.ate_queue_position(uuid) to authenticated;
 end $$;
+select public.record_ate_migration('12_ate_operations.sql', '9f9f012439882fb36ef959ea4807735f7666d12931b43f4d602384b61d06351f');

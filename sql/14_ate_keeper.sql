@@ -186,3 +186,4 @@ begin
     execute format('grant execute on function %s to service_role', f.signature);
   end loop;
 end $$;
+select public.record_ate_migration('14_ate_keeper.sql', '7bd8f23cd2094241e2d6475920be818c5288a3b6cfeb2fbd9ae9b73eec00a435');

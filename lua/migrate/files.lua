@@ -14,6 +14,25 @@ local function default_dir()
   return require("atelier.host").root .. "/sql"
 end
 
+--- The line that ends a file and records it, wherever it is run (sql/10 has the function); it names the checksum of
+-- all before it.
+-- @tparam string name
+-- @tparam string checksum
+-- @treturn string
+function M.stamp(name, checksum)
+  return ("select public.record_ate_migration('%s', '%s');\n"):format(name, checksum)
+end
+
+--- The checksum of a file: of all but its stamp.
+-- @tparam string text
+-- @treturn string SHA-256 in hex
+-- @treturn string the text without the stamp
+-- @treturn ?string the stamp
+function M.checksum(text)
+  local body, stamp = text:match "^(.*\n)(select public%.record_ate_migration%([^\n]*%);\n)$"
+  return crypto.hex(crypto.sha256(body or text)), body or text, stamp
+end
+
 local function read_file(dir, name)
   local file, message = io.open(dir .. "/" .. name, "rb")
   local text
@@ -27,7 +46,7 @@ local function read_file(dir, name)
   if text:find("\0", 1, true) or not utf8.len(text) then
     return problem("%s: not a UTF-8 text", name)
   end
-  return { name = name, text = text, checksum = crypto.hex(crypto.sha256(text)) }
+  return { name = name, text = text, checksum = (M.checksum(text)) }
 end
 
 --- Reads them all.

@@ -1,7 +1,7 @@
 --- What a database remembers of its migrations, and whether it is a Supabase project.
 --
--- Owns the table `atelier_migrations`. `previous` keeps the checksums of what was replaced, so that an older
--- program is told from a newer one.
+-- Owns the table `atelier_migrations`, which files that are pasted make, too (sql/10). `previous` keeps the checksums
+-- of what was replaced, so that an older program is told from a newer one.
 --
 -- @module migrate.records
 local M = {}
@@ -60,7 +60,7 @@ select exists (
 --- Records a file: $1 its name, $2 its checksum.
 M.RECORD = [[
 insert into public.atelier_migrations as m (name, checksum) values ($1, $2)
-on conflict (name) do update set previous = array_remove(m.previous, excluded.checksum) || m.checksum,
+on conflict (name) do update set previous = array_remove(m.previous || m.checksum, excluded.checksum),
   checksum = excluded.checksum, applied_at = now()]]
 
 --- What the database says.
@@ -103,12 +103,17 @@ local function contains(list, value)
   return false
 end
 
+-- Whoever pasted the files into an editor did what was needed of the platform first: no other applies without it.
+local function is_there(records)
+  return records.supabase or next(records.by_name) ~= nil
+end
+
 --- How a file stands to the records.
 -- @treturn string "applied", "changed", "pending", "not needed", or "newer": a later one has replaced this file
 function M.state(file, records)
   local record = records.by_name[file.name]
   if not record then
-    return file.name == PLATFORM and records.supabase and "not needed" or "pending"
+    return file.name == PLATFORM and is_there(records) and "not needed" or "pending"
   elseif record.checksum == file.checksum then
     return "applied"
   end

@@ -18,11 +18,18 @@ local function slurp(path)
   return text
 end
 
---- Pastes the migrations, each whole, as an SQL editor does.
+--- Pastes a migration whole, as an SQL editor does.
+-- @tparam string conninfo
+-- @tparam string name without its ending
+function M.paste(conninfo, name)
+  support.run(conninfo, slurp("sql/" .. name .. ".sql"))
+end
+
+--- Pastes them all.
 -- @tparam string conninfo
 function M.migrate(conninfo)
   for _, name in ipairs(M.MIGRATIONS) do
-    support.run(conninfo, slurp("sql/" .. name .. ".sql"))
+    M.paste(conninfo, name)
   end
 end
 

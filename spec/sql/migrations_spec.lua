@@ -1,4 +1,6 @@
 local database = require "spec.sql.database"
+local files = require "migrate.files"
+local migrate = require "migrate"
 local pg = require "atelier.pg"
 local support = require "spec.support.postgres"
 
@@ -60,6 +62,51 @@ describe("the migrations", function()
       assert.equal("project", s:value "pg_get_userbyid(relowner) from pg_class where relname = 'ate_files'")
     end)
   end
+
+  it("end by recording themselves, each with the checksum of what stands before", function()
+    for _, file in ipairs(assert(files.read "sql")) do
+      local sum, _, stamp = files.checksum(file.text)
+      if not file.name:find "^00_" then
+        assert.equal(files.stamp(file.name, sum), stamp, "stale: run `atelier run spec/support/stamp.lua`")
+      end
+    end
+  end)
+
+  it("count as run where they were pasted, and `atelier migrate` goes on from there", function()
+    local plain = support.database "pasted"
+    local admin, owner = project()
+    for conninfo, look in pairs { [plain] = plain, [owner] = admin } do
+      database.migrate(conninfo)
+      local conn = session(conninfo).conn
+      assert.is_true(migrate.require_current(conn, "sql"))
+      for _, file in ipairs(assert(migrate.status { conn = conn, dir = "sql" })) do
+        assert.equal(file.name:find "^00_" and "not needed" or "applied", file.state)
+      end
+      for _, file in ipairs(assert(migrate.run { conn = conn, dir = "sql" })) do
+        assert.equal(file.name:find "^00_" and "not needed" or "unchanged", file.state)
+      end
+      local s = session(look)
+      assert.is_false(s:value "has_table_privilege('authenticated', 'atelier_migrations', 'select')")
+      assert.is_true(s:value "relrowsecurity from pg_class where relname = 'atelier_migrations'")
+    end
+  end)
+
+  it("are missed where one was not pasted, or an older form of it", function()
+    local conninfo = support.database "partly"
+    for _, name in ipairs { "00_platform", "10_ate_file_system", "11_ate_helper_functions", "12_ate_operations",
+      "13_ate_api" } do
+      database.paste(conninfo, name)
+    end
+    local s = session(conninfo)
+    local _, message = migrate.require_current(s.conn, "sql")
+    assert.equal("migrate: the database lacks 14_ate_keeper.sql: run `atelier migrate`", message)
+    database.paste(conninfo, "14_ate_keeper")
+    s.conn:query "update atelier_migrations set checksum = 'older' where name = '12_ate_operations.sql'"
+    _, message = migrate.require_current(s.conn, "sql")
+    assert.matches("lacks 12_ate_operations.sql:", message, 1, true)
+    assert(migrate.run { conn = s.conn, dir = "sql" })
+    assert.is_true(migrate.require_current(s.conn, "sql"))
+  end)
 
   it("give the same rights whatever the default privileges are", function()
     local rights = {}
