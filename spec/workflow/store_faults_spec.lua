@@ -1,0 +1,127 @@
+-- Faults of a remote store as a worker and a keeper meet them: what is the store's costs no job anything.
+local keeper = require "workflow.keeper"
+local program = require "spec.support.program"
+local stand_in = require "spec.support.supabase"
+local worlds = require "spec.workflow.support.world"
+
+local PAGE <const> = "<html><body>Something stands in the way</body></html>"
+
+describe("a remote store's fault", function()
+  local server, world
+
+  setup(function()
+    server = stand_in.start()
+  end)
+
+  teardown(function()
+    server:stop()
+  end)
+
+  before_each(function()
+    server:control "/calm"
+    server:control "/drop-buckets"
+    world = worlds.new { config = { storage = "supabase", supabase_url = server.url,
+      supabase_service_role_key = stand_in.KEY } }
+  end)
+
+  after_each(function()
+    world:close()
+  end)
+
+  local function states()
+    local found = {}
+    for _, job in ipairs(world:jobs()) do
+      found[#found + 1] = ("%s %d"):format(job.status, job.retry_count)
+    end
+    return table.concat(found, ", ")
+  end
+
+  local function error_json(status, code, message)
+    return ('{"statusCode":"%s","error":"x","message":"%s","code":"%s"}'):format(status, message or "m", code)
+  end
+
+  for name, fault in pairs {
+    ["a proxy's page with 400"] = { status = 400, body = PAGE }, ["a proxy's page with 403"] = { status = 403, body = PAGE },
+    ["a proxy's page with 404"] = { status = 404, body = PAGE }, ["a proxy's page with 200"] = { status = 200, body = PAGE,
+      headers = { ["content-type"] = "text/html" } },
+    ["a redirect"] = { status = 302, headers = { location = "https://elsewhere.example/" } },
+    ["a request that it finds wrong"] = { status = 400, body = error_json(400, "InvalidRequest") },
+    ["a type that its bucket refuses"] = { status = 400, body = error_json(415, "InvalidMimeType") },
+    ["nothing but 422"] = { status = 422 },
+    ["success that is none"] = { status = 200, body = '{"Key":"k","Id":"i"}', method = "POST" },
+    ["patience"] = { status = 429, headers = { ["retry-after"] = "60" } },
+  } do
+    it("costs no job a retry: " .. name, function()
+      world:customers(2)
+      local w = world:worker()
+      fault.times = 1000000
+      server:control("/fault", fault)
+      local none, message = w:drain()
+      assert.is_nil(none, message)
+      assert.equal("queued 0, queued 0", states(), message)
+      server:control "/calm"
+      world.store.quiet_until = nil -- the patience that was asked for is over
+      w.breaker.next_look = 0
+      world:await(function()
+        world.store.quiet_until = nil
+        w:drain()
+        return states() == "completed 0, completed 0"
+      end)
+    end)
+  end
+
+  for name, fault in pairs {
+    ["the store finds it too large"] = { status = 400, body = error_json(413, "EntityTooLarge") },
+    ["a proxy finds it too large"] = { status = 413, body = PAGE },
+    ["its key is refused"] = { status = 400, body = error_json(400, "InvalidKey") },
+  } do
+    it("is the job's, and final, where " .. name, function()
+      world:customers(1)
+      fault.times, fault.method = 1, "POST"
+      server:control("/fault", fault)
+      assert.equal(1, assert(world:worker():drain()).failed)
+      assert.equal("failed 0", states())
+    end)
+  end
+
+  it("makes no keeper build anew what a proxy says is missing, nor think deleted what it says is", function()
+    world:customers(2)
+    assert.equal(2, assert(world:worker():drain()).completed)
+    world:query "select count(queue_ate_generation(device_hash, 'tools')) from devices"
+    assert.equal(2, assert(world:worker():drain()).completed)
+    world:query "update ate_file_versions set retired_at = now() - interval '30 days'"
+    for _, status in ipairs { 200, 404 } do
+      server:control("/fault", { times = 1000000, status = status, body = PAGE, headers = { ["content-type"] = "text/html" } })
+      local k = keeper.new { conn = world.conn, store = world.store, config = world.config, settle = 0 }
+      local counts = assert(k:round())
+      assert.is_true(counts.failed > 0)
+      assert.same({ 0, 0 }, { counts.purged or 0, counts.missing or 0 })
+      k:release()
+      server:control "/calm"
+    end
+    assert.equal(2, world:value "select count(*)::int from ate_file_versions where purged_at is null")
+    assert.equal(4, #assert(world.store:list "generated/"))
+    assert.equal(0, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
+  end)
+
+  it("is told from a full disk of this host's, where templates are kept", function()
+    local depot, storage, template = require "template.depot", require "storage", require "template"
+    local loaded = assert(template.load(world.dir .. "/templates/tools.at"))
+    local templates <close> = assert(storage.open_templates(world.config))
+    assert(depot.push(templates, loaded))
+    local cache = world.dir .. "/cache"
+    assert(os.execute("mkdir " .. cache))
+    program.mount(cache, "size=4k")
+    finally(function()
+      program.unmount(cache)
+    end)
+    local wanted = { name = "tools", hash = loaded.hash }
+    local none, message, code = depot.fetch(templates, wanted, cache)
+    assert.is_nil(none)
+    assert.equal("full", code)
+    assert.matches("No space left", message, 1, true)
+    assert.equal("", select(2, program.shell("ls -A " .. cache)))
+    program.mount(cache, "remount,size=1m")
+    assert.equal(loaded.hash, assert(depot.fetch(templates, wanted, cache)).hash)
+  end)
+end)
