@@ -70,8 +70,8 @@ end
 
 --- Runs a step of a driver, with further tries; see storage.tries.
 function Store:persist(step, check)
-  return tries.persist(step, { check = check, mark = function()
-    return self.driver.secret:mark()
+  return tries.persist(step, { check = check, mark = function(fresh)
+    return self.driver.secret:mark(fresh)
   end })
 end
 

@@ -24,9 +24,10 @@ function Secret:values()
 end
 
 --- What tells these values from others.
+-- @tparam[opt] boolean fresh read the files first, rather than go by what was read last
 -- @treturn string
-function Secret:mark()
-  local values, parts = self:values(), {}
+function Secret:mark(fresh)
+  local values, parts = fresh and self:values() or self.known, {}
   for i, name in ipairs(self.names) do
     parts[i] = values[name] or ""
   end

@@ -3,6 +3,7 @@
 local crypto = require "atelier.crypto"
 local delivery = require "storage.delivery"
 local form = require "storage.s3.request"
+local tries = require "storage.tries"
 local xml = require "storage.s3.xml"
 
 local M = {}
@@ -101,7 +102,7 @@ function M.upload(self, key, path, options)
     return true
   end
   M.abort(self, key, id)
-  return nil, message, code ~= "not_found" and code or "unavailable"
+  return nil, message, code ~= "not_found" and code or "unavailable", tries.ENOUGH
 end
 
 return M
