@@ -545,6 +545,27 @@ static int l_cancel(lua_State *L)
     return 1;
 }
 
+/***
+ * Forgets the operation of a coroutine that will not go on, if it is done: nothing is waited for. To be called from what
+ * that coroutine has to close.
+ * @function conn:forget
+ * @treturn boolean whether the connection can be used, with nothing open on it
+ */
+static int l_forget(lua_State *L)
+{
+    struct pg_conn *c = check_conn(L);
+
+    if (c->op.calling)
+        return luaL_error(L, "connection is busy with another operation");
+    if (c->op.active && c->op.done) {
+        pg_end(c);
+        pg_drop_results(c);
+        pg_drop_notices(c);
+    }
+    lua_pushboolean(L, !c->op.active && c->state == PG_OPEN && PQtransactionStatus(c->pg) == PQTRANS_IDLE);
+    return 1;
+}
+
 static const char *state_name(const struct pg_conn *c)
 {
     if (c->state != PG_OPEN)
@@ -768,6 +789,7 @@ static const luaL_Reg conn_methods[] = {
     {"step", l_step},
     {"wait", l_wait},
     {"cancel", l_cancel},
+    {"forget", l_forget},
     {"status", l_status},
     {"backend_pid", l_backend_pid},
     {"parameter", l_parameter},

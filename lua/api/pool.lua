@@ -10,7 +10,7 @@ local pg = require "atelier.pg"
 local M = {}
 
 local MOST_WAITING = 1000
-local CONNECT_TIMEOUT = 5
+local CONNECT_TIMEOUT, CANCEL_TIMEOUT = 5, 5
 local FIRST_DELAY, LONGEST_DELAY = 0.1, 5
 
 local Pool, Slot, Waiter = {}, {}, {}
@@ -104,7 +104,8 @@ end
 
 local function connect(slot)
   local pool = slot.pool
-  local conn, message = pg.connect(pool.url, { timeout = CONNECT_TIMEOUT, application_name = pool.name, yield = true })
+  local conn, message = pg.connect(pool.url, { timeout = CONNECT_TIMEOUT, application_name = pool.name, yield = true,
+    cancel_timeout = math.min(CANCEL_TIMEOUT, pool.timeout / 2) }) -- which comes on top of a statement's own
   if not conn then
     return nil, message
   end
@@ -164,11 +165,12 @@ local function lose(slot)
   httpd.spawn(come_back, slot)
 end
 
--- The end of a use, however it came.
+-- The end of a use, however it came: also of a request whose client left in the midst of a statement, which is awaited
+-- then.
 function Slot:__close()
   if self.pool.is_closed then
     return drop(self)
-  elseif self.is_clean or not self.is_spent and self.conn:status() == "idle" then
+  elseif self.is_clean or not self.is_spent and self.conn:forget() then
     return give(self.pool, self)
   end
   lose(self)

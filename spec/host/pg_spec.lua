@@ -119,7 +119,7 @@ describe("atelier.pg", function()
         transaction = { print }, copy_in = { "copy t from stdin", "" }, copy_out = { "copy t to stdout", print },
         listen = { "c" }, unlisten = { "c" }, notifications = { 0 }, on_notice = {}, socket = {}, events = {},
         timeout = {},
-        step = {}, wait = { 0 }, cancel = {}, backend_pid = {}, parameter = { "x" }, last_error = {},
+        step = {}, wait = { 0 }, cancel = {}, forget = {}, backend_pid = {}, parameter = { "x" }, last_error = {},
       }
       for name, arguments in pairs(calls) do
         raises("connection is closed", conn[name], conn, table.unpack(arguments))
