@@ -20,6 +20,8 @@ local M = {}
 local STATUSES = { [401] = "denied", [402] = "denied", [403] = "denied", [407] = "denied", [413] = "too_large",
   [414] = "bad_key", [416] = "corrupt" }
 
+local OF_STORE = { no_bucket = true, denied = true, unavailable = true }
+
 -- What a put may fail with and the worker is to know; other codes are no news about this object.
 local OF_PUT = { bad_key = true, too_large = true, exists = true, no_bucket = true, denied = true, io = true }
 
@@ -29,6 +31,13 @@ local OF_PUT = { bad_key = true, too_large = true, exists = true, no_bucket = tr
 -- @treturn string
 function M.code(status, known)
   return known or STATUSES[status] or "unavailable"
+end
+
+--- Whether a code tells of the store and not of an object.
+-- @tparam ?string code
+-- @treturn boolean
+function M.is_stores(code)
+  return OF_STORE[code] or false
 end
 
 --- The code of a failed put as the worker may have it.

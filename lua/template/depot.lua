@@ -10,11 +10,13 @@ local stat = require "posix.sys.stat"
 local storage = require "storage"
 local template = require "template"
 local unistd = require "posix.unistd"
+local verdict = require "storage.verdict"
 
 local M = {}
 
 local WAIT = 3600
 local PRIVATE = 448 -- 0700
+local DISK = { full = true, read_only = true, io = true } -- nothing is wrong with who wants the template
 
 local function key_of(name, hash, file)
   return ("templates/%s.at/%s/%s"):format(name, hash, file)
@@ -153,7 +155,8 @@ local count = 0
 -- @treturn[1] table template, see `template.load`
 -- @return[2] nil
 -- @treturn[2] string message
--- @treturn[2] string code: of the store; "not_found"; "template_version" when what is there is not what was published
+-- @treturn[2] string code: "unavailable" when the store, or the disk of the cache, is out of order; "not_found";
+--   "template_version" when what is there is not what was published
 function M.fetch(store, wanted, cache)
   local home = ("%s/%s-%s"):format(cache, wanted.name, wanted.hash)
   local folder = home .. "/" .. wanted.name .. ".at"
@@ -170,7 +173,8 @@ function M.fetch(store, wanted, cache)
   end
   if not loaded then
     remove_all(draft)
-    return nil, ("template %s: from the store: %s"):format(wanted.name, message), code
+    local is_elsewhere = verdict.is_stores(code) or DISK[code]
+    return nil, ("template %s: from the store: %s"):format(wanted.name, message), is_elsewhere and "unavailable" or code
   end
   remove_all(home) -- damaged, or half of one
   if not os.rename(draft, home) then

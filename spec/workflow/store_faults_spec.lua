@@ -1,7 +1,10 @@
 -- Faults of a remote store as a worker and a keeper meet them: what is the store's costs no job anything.
+local depot = require "template.depot"
 local keeper = require "workflow.keeper"
 local program = require "spec.support.program"
 local stand_in = require "spec.support.supabase"
+local storage = require "storage"
+local template = require "template"
 local worlds = require "spec.workflow.support.world"
 
 local PAGE <const> = "<html><body>Something stands in the way</body></html>"
@@ -104,24 +107,42 @@ describe("a remote store's fault", function()
     assert.equal(0, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
   end)
 
-  it("is told from a full disk of this host's, where templates are kept", function()
-    local depot, storage, template = require "template.depot", require "storage", require "template"
+  -- A host that has its templates from the store alone, and a world whose store has them.
+  local function without_folder()
     local loaded = assert(template.load(world.dir .. "/templates/tools.at"))
     local templates <close> = assert(storage.open_templates(world.config))
     assert(depot.push(templates, loaded))
-    local cache = world.dir .. "/cache"
-    assert(os.execute("mkdir " .. cache))
+    world.config.templates_dir = world.dir .. "/none"
+    world:customers(1)
+  end
+
+  it("costs no job a retry either where templates are", function()
+    without_folder()
+    server:control("/fault", { times = 1000000, status = 400, body = error_json(403, "AccessDenied") })
+    local w = world:worker()
+    assert.equal("unavailable", select(3, w:drain()))
+    assert.equal("queued 0", states())
+    server:control "/calm"
+    w.breaker.next_look = 0
+    assert.equal(1, assert(w:drain()).completed)
+  end)
+
+  it("is not a full disk of this host's, where templates are kept, and that costs nobody anything", function()
+    without_folder()
+    local cache = world.dir .. "/templates"
     program.mount(cache, "size=4k")
     finally(function()
       program.unmount(cache)
     end)
-    local wanted = { name = "tools", hash = loaded.hash }
-    local none, message, code = depot.fetch(templates, wanted, cache)
+    local w = world:worker()
+    local none, message, code = w:drain()
     assert.is_nil(none)
-    assert.equal("full", code)
+    assert.equal("unavailable", code)
     assert.matches("No space left", message, 1, true)
+    assert.equal("queued 0", states())
     assert.equal("", select(2, program.shell("ls -A " .. cache)))
     program.mount(cache, "remount,size=1m")
-    assert.equal(loaded.hash, assert(depot.fetch(templates, wanted, cache)).hash)
+    w.breaker.next_look = 0
+    assert.equal(1, assert(w:drain()).completed)
   end)
 end)
