@@ -1,19 +1,59 @@
 --- Whether this process lives, and whether it can serve.
 -- @module api.health
+local discreet = require "discreet"
+local httpd = require "atelier.httpd"
 local json = require "atelier.json"
+
+local FRESH = 1    -- seconds for which an answer of the database counts
+local PATIENCE = 2 -- seconds after which a database that does not answer is away
+local TURN = 0.02
 
 local function healthz()
   return 200, { status = "ok" }
 end
 
+-- Asks the database, once for all who want to know. A connection that is there says nothing of a database that hangs.
+local function ask(app, probe)
+  probe.asked_at = httpd.now()
+  httpd.spawn(function()
+    local rows = app.db:service("ate_ready", "select 1", nil, true)
+    probe.answered_at = rows and httpd.now()
+    probe.asked_at = nil
+  end)
+end
+
+local function answers(app)
+  local probe = app.probe or {}
+  app.probe = probe
+  if probe.answered_at and httpd.now() - probe.answered_at < FRESH then
+    return true
+  elseif not probe.asked_at then
+    ask(app, probe)
+  end
+  local limit = probe.asked_at + PATIENCE
+  while probe.asked_at and httpd.now() < limit do
+    httpd.sleep(TURN)
+  end
+  return not probe.asked_at and probe.answered_at ~= nil
+end
+
+-- A front that has just been started takes requests while it still connects: who asks now waits for that, too.
+local function is_ready(app)
+  local limit = httpd.now() + PATIENCE
+  while not app.has_started and httpd.now() < limit do
+    httpd.sleep(TURN)
+  end
+  return app:ready() and answers(app)
+end
+
 local function readyz(call)
   local state = call.app.state() or {}
   local reload = state.reload or {}
-  local is_ready = call.app:ready()
-  return is_ready and 200 or 503, {
-    ready = is_ready, generation = state.generation or json.null,
-    reload_error = reload.ok == false and reload.message or json.null,
-  }, not is_ready and { ["Retry-After"] = "1" } or nil
+  local ready = is_ready(call.app)
+  return ready and 200 or 503, {
+    ready = ready, generation = state.generation or json.null,
+    reload_error = reload.ok == false and discreet.paths(reload.message) or json.null,
+  }, not ready and { ["Retry-After"] = "1" } or nil
 end
 
 local READY = { type = "object", properties = {

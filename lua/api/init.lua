@@ -176,6 +176,7 @@ end
 function App:start()
   self.db:start()
   each(self, "start")
+  self.has_started = true
   collectgarbage() -- what loading left, so that an idle process stays small; looking less often spares 8 % under load
   collectgarbage "generational"
 end

@@ -37,12 +37,13 @@ function M.open(name)
   if not control then
     return nil, message, code
   end
+  local generation = math.tointeger(tonumber(os.getenv "ATELIER_GENERATION" or "")) or 1
   return setmetatable({
     name = name,
-    generation = math.tointeger(tonumber(os.getenv "ATELIER_GENERATION" or "")) or 1,
+    generation = generation,
     watchdog = 30, -- until the configuration is read
     control = control,
-    state = {},
+    state = { generation = generation }, -- until the master tells more
     spoke_at = -math.huge,
   }, Process)
 end
