@@ -1,6 +1,6 @@
---- Published templates in a store, for hosts that have no folder of them: a file an object, below the hash of all, so
--- that what is there never changes. What is fetched is kept on this host's disk, and is used only when its hash is
--- the published one. Knows no database.
+--- Published templates in a store: a file an object, below the hash of all, so that what is there never changes,
+-- whatever becomes of the folder that it was published from. What is fetched is kept on this host's disk, and is used
+-- only when its hash is the published one. Knows no database.
 -- @module template.depot
 local crypto = require "atelier.crypto"
 local dirent = require "posix.dirent"
@@ -18,8 +18,11 @@ local WAIT = 3600
 local PRIVATE = 448 -- 0700
 local DISK = { full = true, read_only = true, io = true } -- nothing is wrong with who wants the template
 
+-- A file whose name is none for a store is found by that name's hash.
 local function key_of(name, hash, file)
-  return ("templates/%s.at/%s/%s"):format(name, hash, file)
+  local key = ("templates/%s.at/%s/%s"):format(name, hash, file)
+  return storage.is_safe(key) and key
+    or ("templates/%s.at/%s/named-%s"):format(name, hash, crypto.hex(crypto.sha256(file)))
 end
 
 local function make_folders(path)
@@ -68,10 +71,6 @@ function M.push(store, loaded)
   local count = 0
   for number, file in ipairs(files) do
     local key = key_of(loaded.name, loaded.hash, file.file)
-    if not storage.is_safe(key) then
-      return nil, ("template %s: %s: a store's keys allow A-Z a-z 0-9 . _ - alone"):format(loaded.name, file.file),
-        "template"
-    end
     local source, message, code = source_of(store, file.path, number)
     local ticket = source
     if source then

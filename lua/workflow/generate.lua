@@ -36,7 +36,7 @@ function M.new(options)
     on_large = options.on_large or function() end,
     on_stage = options.on_stage or function() end,
     checker = check.new(options.config),
-    stock = stock.new(options.config, options.store),
+    stock = stock.new(options.config),
   }, Builder)
   self:forget()
   return self

@@ -1,4 +1,5 @@
---- The templates that a worker has read: of this host's folder, or fetched from the store, as they were published.
+--- The templates that a worker has read, as they were published: of this host's folder while that is still the same,
+-- else fetched from the store.
 -- @module workflow.stock
 local depot = require "template.depot"
 local json = require "atelier.json"
@@ -11,10 +12,9 @@ Stock.__index = Stock
 
 --- A new stock.
 -- @tparam table config see config.lua
--- @tparam table store the one of files: where it is remote, templates are in it, too
 -- @treturn table stock
-function M.new(config, store)
-  return setmetatable({ config = config, is_remote = store.kind ~= "local", known = {} }, Stock)
+function M.new(config)
+  return setmetatable({ config = config, known = {} }, Stock)
 end
 
 --- What was read is no longer true.
@@ -74,9 +74,12 @@ function Stock:get(job)
   local published = job.content_sha256 ~= json.null and job.content_sha256 or nil
   local message, code
   loaded, message, code = load_folder(self, job, published)
-  if not loaded and self.is_remote and published then
-    loaded, message, code = fetch(self, job, published)
-    code = code == "not_found" and "template_version" or code -- who publishes it has yet to put it there
+  if not loaded and published then
+    local problem, why
+    loaded, problem, why = fetch(self, job, published)
+    if why ~= "not_found" then -- else what is the matter with the folder says more
+      message, code = problem, why
+    end
   end
   if not loaded then
     return nil, message, code

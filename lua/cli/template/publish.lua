@@ -19,17 +19,10 @@ end
 local PUBLISH = [[select publish_ate_template(name => $1, version => $2, template_path => $3, file_structure => $4,
   required_variables => $5, content_sha256 => $6, description => $7, runtime => $8, container => $9)::text as id]]
 
--- Where files go to another host's store, so do templates: its workers have no folder of this one's. First, so that
--- the database never names what is not there.
-local function upload(s, t)
-  if s.store.kind == "local" then
-    return true
-  end
-  return depot.push(s.template_store, t)
-end
-
 local function register(s, t)
-  local uploaded, reason, why = upload(s, t)
+  -- First, so that the database never names what is not there: workers may have no folder of this host's, and this one
+  -- may go on being edited.
+  local uploaded, reason, why = depot.push(s.template_store, t)
   if not uploaded then
     return nil, ("template publish: %s %s: %s"):format(t.name, t.version, reason), why
   end
