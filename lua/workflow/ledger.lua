@@ -9,6 +9,7 @@ local failure = require "workflow.failure"
 local generate = require "workflow.generate"
 local json = require "atelier.json"
 local log = require "log"
+local prepared = require "workflow.prepared"
 local unistd = require "posix.unistd"
 local utsname = require "posix.sys.utsname"
 
@@ -64,7 +65,7 @@ end
 function Ledger:ask(statements)
   local options = { timeout = self.config.database_timeout, share = true }
   for try = 1, DATABASE_TRIES do
-    local results, message, code = self.conn:pipeline(statements, options)
+    local results, message, code = prepared.pipeline(self.conn, statements, options)
     if results or not failure.is_conflict(code) or try == DATABASE_TRIES then
       return results, message, self:is_lost() and "connection" or code
     end
@@ -194,7 +195,7 @@ end
 function Ledger:complete(items, claim)
   local statements = {}
   if #items > 0 then
-    statements[1] = { COMPLETE, { members(items) } }
+    statements[1] = { COMPLETE, { members(items) }, name = "ate_complete" }
   end
   statements[#statements + 1] = claim
   if #statements == 0 then
@@ -242,7 +243,8 @@ end
 -- @treturn[2] string code
 function Ledger:exchange(want, only)
   self.on_turn()
-  local claim = want > 0 and { CLAIM, { self.id, want, seconds(self.config.worker_lease), only or json.null } } or nil
+  local claim = want > 0 and { CLAIM, { self.id, want, seconds(self.config.worker_lease), only or json.null },
+    name = "ate_claim" } or nil
   local jobs, message, code = self:complete(self.stored, claim)
   if not jobs and #self.stored > 0 and not failure.is_transient(code) then
     local ok

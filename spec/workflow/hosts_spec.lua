@@ -27,7 +27,7 @@ describe("of two workers", function()
   -- A worker on another host, behind a network that fails when it completes its first job. Gives what repairs that.
   local function far_worker()
     local socket = postgres.host() .. "/.s.PGSQL.5432"
-    world:start("run", "spec/workflow/support/relay.lua", world.dir, socket, "complete_ate_generations")
+    world:start("run", "spec/workflow/support/relay.lua", world.dir, socket, "generated/")
     world:await(exists "port", PATIENCE)
     local near = world.env.DATABASE_URL
     local port = io.open(world.dir .. "/port"):read "a"

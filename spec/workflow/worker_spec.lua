@@ -281,7 +281,7 @@ describe("a worker before a database that refuses", function()
       return function(_, ...)
         local results = table.pack(conn[name](conn, ...))
         local statements = ...
-        if name == "pipeline" and statements[1][1]:find "complete_ate" then
+        if name == "pipeline" and (statements[1].prepared or statements[1][1]):find "complete" then
           world:query("select pg_terminate_backend($1)", { conn:backend_pid() })
           results = table.pack(conn:pipeline(statements))
         end
