@@ -1,6 +1,7 @@
 local contract = require "spec.storage.contract"
 local copy = require "storage.copy"
 local program = require "spec.support.program"
+local stand_in = require "spec.support.supabase"
 local storage = require "storage"
 
 describe("storage.copy", function()
@@ -87,5 +88,30 @@ describe("storage.copy", function()
     local none, message = copy.run { from = from, to = to }
     assert.is_nil(none)
     assert.matches("storage: list", message, 1, true)
+  end)
+
+  it("carries to a store whose bucket the first put makes, and back; a vanished one is no empty one", function()
+    local server = stand_in.start()
+    finally(function()
+      server:stop()
+    end)
+    local remote <close> = assert(storage.open { storage = "supabase", state_dir = dir, supabase_url = server.url,
+      supabase_service_role_key = stand_in.KEY, supabase_bucket = "fresh" })
+    local large = ("0123456789abcdef"):rep(100000)
+    fill(from, { ["generated/a/1.ate"] = "one", ["generated/b/2.ate"] = large })
+    assert.same({ copied = 2, present = 0, failed = 0, bytes = 3 + #large }, (copy.run { from = from, to = remote }))
+    -- What is read fails half-way, however often it is asked for: that object fails, the other goes on.
+    server:control("/fault", { times = 1000000, method = "GET", after = 4, status = 503 })
+    local counts, failures = copy.run { from = remote, to = to }
+    server:control "/calm"
+    assert.same({ 1, 1 }, { counts.copied, counts.failed })
+    assert.matches("status 503", failures[1].message, 1, true)
+    assert.equal("", io.popen("ls -A " .. to:staging()):read "a")
+    assert.same({ copied = 1, present = 1, failed = 0, bytes = #large }, (copy.run { from = remote, to = to }))
+    assert.equal(contract.sha256(large), contract.sha256(contract.read_all(to, "generated/b/2.ate")))
+    server:control "/drop-buckets"
+    local none, _, code = copy.run { from = remote, to = to }
+    assert.is_nil(none)
+    assert.equal("no_bucket", code)
   end)
 end)
