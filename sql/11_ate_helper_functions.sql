@@ -1058,4 +1058,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', 'e4a0a282553d296e0145b72c6048d6e1929045df9b5dfc3422463760fce207d4');
+select public.record_ate_migration('11_ate_helper_functions.sql', '645ee21980f7fafca682975a3ab79dfb084087ffdb7b44b4d85d0d6240879532');

@@ -485,4 +485,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('13_ate_api.sql', '62566c784baa44645860be1fc5242c35d686ede14849ade94d974490e0023f09');
+select public.record_ate_migration('13_ate_api.sql', '9a79278ed159523720b62efbeb632dfccab62fe365792bd8156230209e18d7fb');
