@@ -248,6 +248,8 @@ static void handle(int number, void (*handler)(int), int flags)
 static int set_handlers(uint32_t without)
 {
     const stack_t stack = {.ss_sp = malloc(SIGNAL_STACK), .ss_size = SIGNAL_STACK};
+    /* Meant for the worker, by a Control-C or whoever ends all of a service: the child ends with its channel. */
+    static const int others[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
     sigset_t none;
 
     if (stack.ss_sp == NULL || sigaltstack(&stack, NULL) < 0)
@@ -255,6 +257,8 @@ static int set_handlers(uint32_t without)
     for (int number = 1; number < SIGRTMIN; number++)
         if (number != SIGKILL && number != SIGSTOP)
             signal(number, SIG_DFL);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        signal(others[i], SIG_IGN);
     if (!(without & JAIL_ALARM))
         handle(SIGALRM, on_alarm, SA_ONSTACK | SA_RESTART);
     else

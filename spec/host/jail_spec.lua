@@ -130,6 +130,16 @@ describe("a verdict", function()
     assert.equal("crash", second:run({ source = "while true do end" }).verdict)
   end)
 
+  it("is not changed by signals that are meant for its parent, as of a Control-C", function()
+    local child <close> = new()
+    child:walls()
+    for _, number in ipairs { signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT } do
+      assert(signal.kill(child:pid(), number))
+      assert.equal("ok", child:run({ source = "" }).verdict)
+    end
+    assert.is_true(child:alive())
+  end)
+
   it("is time when the child is stopped from outside: the parent's timer is the wall", function()
     local child <close> = new { time = 0.2 }
     child:walls()
