@@ -8,7 +8,7 @@ local M = {}
 local Object = {}
 Object.__index = Object
 
-local PIECE = 1 << 18
+local PIECE = 1 << 20 -- each is a request of its own
 
 --- Opens an object.
 -- @tparam table store see storage

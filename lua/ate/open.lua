@@ -19,6 +19,7 @@ local M = {}
 
 local IN_MEMORY = 8 << 20
 local CHUNK = 1 << 20
+local LIMIT = 1 << 30 -- bytes of all files inside, or twice those of a file that is larger itself
 local FORM = "ate1"
 
 -- ==== the head: what can be read without a key ====
@@ -133,14 +134,16 @@ local function decrypt(subject, options, trusted, result)
   return source
 end
 
-local function zip_options(options, password)
+-- What is in a large file is large: media, which no archive makes much smaller. A bomb would be out of proportion.
+local function zip_options(subject, options, password)
   local limits = options.limits or {}
-  return { entries = limits.entries, bytes = limits.bytes, ratio = limits.ratio, password = password }
+  return { entries = limits.entries, bytes = limits.bytes or math.max(LIMIT, 2 * subject.size), ratio = limits.ratio,
+    password = password }
 end
 
 -- The archive behind a source, as its reader sees it. Messages of the reader begin with what it was doing.
-local function open_archive(source, options, password)
-  local reader, message, code = zip.open(source, zip_options(options, password))
+local function open_archive(subject, source, options, password)
+  local reader, message, code = zip.open(source, zip_options(subject, options, password))
   if not reader then return nil, message:gsub("^%l+: ", "", 1), code end
   return reader
 end
@@ -160,7 +163,7 @@ end
 local function open_ate(subject, options, trusted, result)
   local source, reason, code = decrypt(subject, options, trusted, result)
   if not source then return nil, reason, code end
-  local reader <close>, message, fault = open_archive(source, options)
+  local reader <close>, message, fault = open_archive(subject, source, options)
   if not reader then return nil, message, fault end
   local ok
   ok, message, fault = contents(reader, options, result)
@@ -173,7 +176,8 @@ end
 
 local function open_winzip(subject, options, trusted, result)
   local bare = licence.normalise(options.licence)
-  local reader <close>, reason, code = open_archive({ file = subject.file }, options, licence.format(bare or "-"))
+  local password = licence.format(bare or "-")
+  local reader <close>, reason, code = open_archive(subject, { file = subject.file }, options, password)
   if not reader then return nil, reason, code end
   local ok
   ok, reason, code = winzip.check(reader:entries())

@@ -24,7 +24,8 @@ function M.options(parser)
   )
   parser:option("--signer", "Who must have signed: base64 of a public key, or a PEM file."):argname "PUBKEY"
   parser:option("--max-entries", "Most files inside (default 10000)."):argname("N"):convert(positive)
-  parser:option("--max-bytes", "Most bytes of all files inside (default 1 GiB)."):argname("N"):convert(positive)
+  parser:option("--max-bytes", "Most bytes of all files inside (default 1 GiB, or twice the file's size).")
+    :argname("N"):convert(positive)
   parser:option("--max-ratio", "How far a file may have been compressed (default 1000)."):argname("N")
     :convert(positive)
   parser:option("-x --extract", "Unpack into this folder, which must be new or empty."):argname "DIR"
