@@ -22,6 +22,7 @@ Owns nothing between calls: the engine's cipher context is empty again after eac
 
 #include "crypto_core.h"
 #include "crypto_hash.h"
+#include "crypto_relay.h"
 #include "managed.h"
 
 enum {
@@ -194,9 +195,20 @@ static int l_gcm_open(lua_State *L)
 
 enum stream_result { STREAM_DONE = 0, STREAM_READ, STREAM_WRITE, STREAM_SHORT, STREAM_LONG, STREAM_MEMORY, STREAM_CRYPTO };
 
+/* A piece of the source: bytes that Lua keeps, or what is next in a file. */
+struct part {
+    const char *p;
+    FILE *f;      /* NULL: bytes */
+    int64_t left; /* -1: to the end of the file */
+};
+
 struct stream {
-    FILE *src;
+    struct managed *list; /* the parts, when they were a list */
+    struct part only;     /* else */
+    struct part *parts;
+    size_t count;
     FILE *dst;          /* NULL: verify only */
+    int write_back;
     EVP_MD_CTX *hash;   /* of the ciphertext; NULL: none */
     struct managed *buffer;
     int64_t length;     /* how much to read; -1: to the end */
@@ -216,7 +228,7 @@ static FILE *check_file(lua_State *L, int arg)
 
 static int64_t check_stream_length(lua_State *L, int arg)
 {
-    static const char *const names[] = {"length", "hash", NULL};
+    static const char *const names[] = {"length", "hash", "write_back", NULL};
     const int64_t length = check_options(L, arg, names) ? option_integer(L, arg, "length", INT64_MIN) : INT64_MIN;
 
     if (length == INT64_MIN)
@@ -239,6 +251,59 @@ static EVP_MD_CTX *check_stream_hash(lua_State *L, int arg)
     return h->ctx;
 }
 
+/* One element of a list of parts, at the top of the stack: a string, or {file, length}. */
+static void check_part(lua_State *L, int arg, struct stream *s, struct part *part)
+{
+    const int64_t most = GCM_MAX;
+    size_t n = 0;
+
+    if (lua_type(L, -1) == LUA_TSTRING) {
+        part->p = lua_tolstring(L, -1, &n);
+        part->left = (int64_t)n;
+    } else {
+        const luaL_Stream *file;
+
+        luaL_argcheck(L, lua_istable(L, -1), arg, "parts must be strings or {file, length}");
+        lua_rawgeti(L, -1, 1);
+        lua_rawgeti(L, -2, 2);
+        file = (const luaL_Stream *)luaL_testudata(L, -2, LUA_FILEHANDLE);
+        luaL_argcheck(L, file != NULL && file->closef != NULL && lua_isinteger(L, -1) && lua_tointeger(L, -1) >= 0, arg,
+                      "parts must be strings or {file, length}");
+        part->f = file->f;
+        part->left = lua_tointeger(L, -1);
+        lua_pop(L, 2);
+    }
+    luaL_argcheck(L, part->left <= most && s->length <= most - part->left, arg, "must have at most 2^36 - 32 bytes");
+    s->length += part->left;
+}
+
+/* The table keeps what the parts point to, and no Lua runs before they are read. */
+static void check_parts(lua_State *L, int arg, struct stream *s)
+{
+    s->count = (size_t)lua_rawlen(L, arg);
+    s->parts = s->list->p = calloc(s->count + 1, sizeof *s->parts);
+    if (s->parts == NULL)
+        luaL_error(L, "not enough memory");
+    luaL_argcheck(L, s->length < 0, 6, "option 'length' is for a file");
+    s->length = 0;
+    for (size_t i = 0; i < s->count; i++) {
+        lua_rawgeti(L, arg, (lua_Integer)i + 1);
+        check_part(L, arg, s, &s->parts[i]);
+        lua_pop(L, 1);
+    }
+}
+
+static void check_source(lua_State *L, int arg, struct stream *s)
+{
+    if (s->list != NULL) {
+        check_parts(L, arg, s);
+        return;
+    }
+    s->only = (struct part){.f = check_file(L, arg), .left = -1};
+    s->parts = &s->only;
+    s->count = 1;
+}
+
 /* Fills the stream in. The buffer comes first, because all else is pointers (see check_string). */
 static struct gcm_args check_stream(lua_State *L, struct stream *s, int options)
 {
@@ -250,10 +315,13 @@ static struct gcm_args check_stream(lua_State *L, struct stream *s, int options)
         size = (size_t)s->length + 1; /* a small file does not pay for a whole chunk */
     s->buffer = managed_new(L, free);
     s->buffer->p = malloc(size);
+    s->list = s->seal && lua_istable(L, 4) ? managed_new(L, free) : NULL;
     s->hash = check_stream_hash(L, options);
-    s->src = check_file(L, 4);
+    s->write_back = !lua_isnoneornil(L, options) && option_boolean(L, options, "write_back", 0);
+    check_source(L, 4, s);
     s->dst = !s->seal && lua_isnil(L, 5) ? NULL : check_file(L, 5);
-    luaL_argcheck(L, s->src != s->dst, 5, "must not be the source");
+    for (size_t i = 0; i < s->count; i++)
+        luaL_argcheck(L, s->dst == NULL || s->parts[i].f != s->dst, 5, "must not be the source");
     return check_gcm_head(L);
 }
 
@@ -266,6 +334,31 @@ static enum stream_result stream_fail(struct stream *s, enum stream_result resul
 static int stream_hash(const struct stream *s, const unsigned char *p, size_t n)
 {
     return s->hash == NULL || EVP_DigestUpdate(s->hash, p, n) == 1;
+}
+
+/* Up to so many bytes of the parts in their order. One that ends before its length ends them all. */
+static size_t stream_read(struct stream *s, unsigned char *out, size_t want, int *err)
+{
+    size_t got = 0;
+
+    *err = 0;
+    while (got < want && s->count > 0 && *err == 0) {
+        struct part *const part = s->parts;
+        const size_t n = part->left >= 0 && part->left < (int64_t)(want - got) ? (size_t)part->left : want - got;
+        size_t m = n;
+
+        if (part->f != NULL)
+            m = read_fully(part->f, out + got, n, err);
+        else if (n > 0)
+            memcpy(out + got, part->p, n), part->p += n;
+        got += m;
+        part->left -= part->left >= 0 ? (int64_t)m : 0;
+        if (part->left == 0)
+            s->parts++, s->count--;
+        else if (m < n)
+            s->count = 0;
+    }
+    return got;
 }
 
 /* One chunk, transformed in place. The hash sees ciphertext, so it runs after sealing and before opening. */
@@ -296,7 +389,7 @@ static enum stream_result stream_chunks(struct engine *e, struct stream *s)
         const int64_t left = limit - s->done;
         int err;
 
-        got = read_fully(s->src, p, left < FILE_CHUNK ? (size_t)left : FILE_CHUNK, &err);
+        got = stream_read(s, p, left < FILE_CHUNK ? (size_t)left : FILE_CHUNK, &err);
         if (err != 0)
             return stream_fail(s, STREAM_READ, err);
         if (s->done + (int64_t)got > GCM_MAX)
@@ -306,16 +399,49 @@ static enum stream_result stream_chunks(struct engine *e, struct stream *s)
     return result == STREAM_DONE && s->done < s->length ? STREAM_SHORT : result;
 }
 
+/* The same for what is sealed and long, with a second thread for all that comes after the encryption. */
+static enum stream_result stream_relayed(struct engine *e, struct stream *s, struct relay *r)
+{
+    enum stream_result result = STREAM_DONE;
+    unsigned char *p;
+    int err = 0;
+
+    while (result == STREAM_DONE && s->done < s->length && (p = relay_buffer(r)) != NULL) {
+        const int64_t left = s->length - s->done;
+        const size_t got = stream_read(s, p, left < FILE_CHUNK ? (size_t)left : FILE_CHUNK, &err);
+
+        if (err != 0)
+            result = stream_fail(s, STREAM_READ, err);
+        else if (got == 0)
+            break;
+        else if (!gcm_update(e->cipher, p, p, got))
+            result = STREAM_CRYPTO;
+        else
+            relay_pass(r, got);
+        s->done += (int64_t)got;
+    }
+    relay_end(r);
+    if (result == STREAM_DONE && r->fault == RELAY_WRITE)
+        return stream_fail(s, STREAM_WRITE, r->err);
+    if (result == STREAM_DONE && r->fault == RELAY_HASH)
+        return STREAM_CRYPTO;
+    return result == STREAM_DONE && s->done < s->length ? STREAM_SHORT : result;
+}
+
 /* The whole stream but for the tag. The target is flushed, so that a full disk shows here and not at its close. */
 static enum stream_result stream_run(struct engine *e, struct stream *s, const struct gcm_args *a)
 {
     enum stream_result result;
+    struct relay relay;
 
     if (s->buffer->p == NULL)
         return STREAM_MEMORY;
     if (!gcm_start(e, s->seal, a))
         return STREAM_CRYPTO;
-    result = stream_chunks(e, s);
+    if (s->seal && s->length >= RELAY_FROM && relay_start(&relay, s->hash, s->dst, s->write_back))
+        result = stream_relayed(e, s, &relay);
+    else
+        result = stream_chunks(e, s);
     errno = 0;
     if (result == STREAM_DONE && s->dst != NULL && fflush(s->dst) != 0)
         return stream_fail(s, STREAM_WRITE, errno);
@@ -348,6 +474,8 @@ static void stream_end(struct engine *e, const struct stream *s)
 {
     gcm_end(e);
     managed_free(s->buffer);
+    if (s->list != NULL)
+        managed_free(s->list);
 }
 
 /***
@@ -357,10 +485,10 @@ After a failure the target and the hash hold something of no use.
 @tparam string|secret key 32 bytes
 @tparam string nonce 12 bytes
 @tparam ?string aad associated data
-@tparam file source open for reading
+@tparam file|{string|{file,length},...} source open for reading; or what is sealed as one, in this order
 @tparam file target open for writing; flushed at the end
-@tparam[opt] table options `length`: how many bytes to read (default: to the end); `hash`: a hash that is fed the
-ciphertext
+@tparam[opt] table options `length`: how many bytes to read of a file (default: to the end); `hash`: a hash that is fed
+the ciphertext; `write_back`: the disk is to begin at once, for a target that will be synced
 @treturn[1] string tag 16 bytes
 @treturn[1] integer how many bytes were read and written
 @return[2] nil

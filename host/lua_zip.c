@@ -18,6 +18,7 @@
 #include "managed.h"
 #include "zip_deflate.h"
 #include "zip_reader.h"
+#include "zip_checksum.h"
 #include "zip_writer.h"
 
 #define DEFLATER_MT "atelier.zip.deflater"
@@ -832,6 +833,7 @@ static const luaL_Reg reader_meta[] = {
 static const luaL_Reg zip_funcs[] = {
     {"writer", l_writer},
     {"open", l_open},
+    {"crc32_file", l_crc32_file},
     {"deflate", l_deflate},
     {"splice", l_splice},
     {"live_handles", l_live_handles},

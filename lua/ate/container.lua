@@ -72,6 +72,7 @@ end
 
 local IN_MEMORY = with { archive = "string" }
 local FROM_FILE = with { archive_path = "string", path = "string" }
+local FROM_PARTS = with { parts = "table", archive_size = "number", path = "string", fleeting = "boolean nil" }
 
 --- Seals an archive in memory.
 -- @tparam table options `archive` (bytes), `licence`, `device_hash`, `metadata`, `signer` (a signing key, optional);
@@ -97,13 +98,13 @@ function M.seal(options)
   }
 end
 
-local function stream(p, source, archive_size, signer, target)
+local function stream(p, source, archive_size, signer, target, extra)
   local hash = crypto.hash()
   hash:update(p.head)
   local ok, message, number = target:write(p.head)
   if not ok then return files.failure(ok, message, number) end
-  local tag, count, code = crypto.gcm_seal_file(p.key, p.nonce, p.head, source, target,
-    { length = archive_size, hash = hash })
+  extra.hash = hash
+  local tag, count, code = crypto.gcm_seal_file(p.key, p.nonce, p.head, source, target, extra)
   p.key:close()
   if not tag then return nil, count, code == "truncated" and "bad_archive" or code end -- it shrank meanwhile
   local signature
@@ -130,8 +131,46 @@ function M.seal_file(options)
   if not p then return wrap("seal", options.archive_path, reason, code) end
   local ok
   ok, reason, code = files.write(options.path, function(target)
-    return stream(p, source, info.st_size, options.signer, target)
+    return stream(p, source, info.st_size, options.signer, target, { length = info.st_size })
   end)
+  if not ok then return wrap("seal", options.path, reason, code) end
+  return { size = p.size, checksum = p.checksum, encryption_key_hash = p.commitment }
+end
+
+-- The parts as `gcm_seal_file` takes them, and the files that were opened for that.
+local function open_parts(parts)
+  local sources, opened = {}, {}
+  for i, part in ipairs(parts) do
+    sources[i] = part
+    if type(part) == "table" then
+      local file, reason, code = files.open_read(part.path)
+      if not file then return nil, part.path .. ": " .. reason, code, opened end
+      sources[i] = { file, part.size }
+      opened[#opened + 1] = file
+    end
+  end
+  return sources, nil, nil, opened
+end
+
+--- Seals an archive that was laid out into a file, whole or not at all, in constant memory: each byte is read once.
+-- @tparam table options as for `seal_file`, with `parts`, in their order strings and tables of `path` and `size`, and
+-- `archive_size`, that of all together, for `archive_path`; `fleeting`: the file need not survive a crash
+-- @treturn[1] table as of `seal_file`
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string as for `seal_file`
+function M.seal_parts(options)
+  check(options, FROM_PARTS)
+  local p, reason, code = prepare(options, options.archive_size)
+  if not p then return wrap("seal", options.path, reason, code) end
+  local sources, opened, ok
+  sources, reason, code, opened = open_parts(options.parts)
+  if sources then
+    ok, reason, code = files.write(options.path, function(target)
+      return stream(p, sources, options.archive_size, options.signer, target, { write_back = not options.fleeting })
+    end, { fleeting = options.fleeting })
+  end
+  for _, file in ipairs(opened) do file:close() end
   if not ok then return wrap("seal", options.path, reason, code) end
   return { size = p.size, checksum = p.checksum, encryption_key_hash = p.commitment }
 end

@@ -110,36 +110,41 @@ local function link_new(temporary, path)
 end
 
 -- The last step of both ways to write: the bytes are on the disk, now the name.
-local function name_it(temporary, path, rename)
+local function name_it(temporary, path, rename, fleeting)
   local ok, message, number = rename(temporary, path)
   if not ok then return failure(ok, message, number) end
-  return M.sync_folder(M.parent(path))
+  return fleeting or M.sync_folder(M.parent(path))
 end
 
-local function fill(file, write)
+local function fill(file, write, fleeting)
   local ok, reason, code = write(file)
   if not ok then return nil, reason, code end
-  return M.sync(file)
+  if not fleeting then return M.sync(file) end
+  local message, number
+  ok, message, number = file:flush()
+  if not ok then return failure(ok, message, number) end
+  return true
 end
 
 --- Writes a file durably, whole or not at all: a hidden temporary beside it, fsync, then its final name at once,
 -- then fsync of the folder. The file has mode 0600.
 -- @tparam string path
 -- @tparam function write called with the open file; returns true or nil, reason, code
--- @tparam[opt] table options `exclusive`: fail with EEXIST rather than replace
+-- @tparam[opt] table options `exclusive`: fail with EEXIST rather than replace; `fleeting`: no need to survive a crash
 -- @treturn[1] boolean true
 -- @return[2] nil
 -- @treturn[2] string reason
 -- @treturn[2] string code
 function M.write(path, write, options)
+  options = options or {}
   local temporary = M.fresh_name(M.parent(path), "atelier")
   local file, reason, code = M.create(temporary)
   if not file then return nil, reason, code end
   local sound, ok
-  sound, ok, reason, code = pcall(fill, file, write)
+  sound, ok, reason, code = pcall(fill, file, write, options.fleeting)
   file:close()
   if sound and ok then
-    ok, reason, code = name_it(temporary, path, options and options.exclusive and link_new or replace)
+    ok, reason, code = name_it(temporary, path, options.exclusive and link_new or replace, options.fleeting)
     if ok then return true end
   end
   unistd.unlink(temporary)

@@ -5,10 +5,11 @@
 -- @module template.kit
 -- @usage local bundle = assert(kit.new(template, { "timeline" })):build(vars)
 
+local asset = require "template.asset"
 local cache = require "template.cache"
 local json = require "atelier.json"
+local layout = require "template.layout"
 local plans = require "plans"
-local stat = require "posix.sys.stat"
 local zip = require "atelier.zip"
 
 local M = {}
@@ -26,8 +27,6 @@ local PERSONAL_LAST <const> = { level = 6 }
 -- What is streamed is stored as it is: large files are media, compressed already, and each bundle would pay again.
 local AS_IT_IS <const> = { method = "store" }
 local MAX_RATIO <const> = 1000 -- beyond it `open` refuses an archive; `writer:add` then stores the bytes
-
-local CHANGED <const> = ": changed on the disk since the template was read"
 
 local concat = table.concat
 
@@ -59,7 +58,7 @@ local function read_asset(file)
   local data = handle:read("a")
   handle:close()
   if data and #data == file.size then return data end
-  return nil, file.file .. CHANGED, "template"
+  return nil, file.file .. asset.CHANGED, "template"
 end
 
 -- An entry that is the same in every bundle: deflated once.
@@ -163,13 +162,6 @@ local function personal_piece(entry, vars)
   return whole
 end
 
--- A streamed file must still be what was read and hashed.
-local function unchanged(entry)
-  local info = stat.lstat(entry.path)
-  if info and info.st_size == entry.file.size and info.st_mtime == entry.file.mtime then return true end
-  return nil, entry.name .. CHANGED, "template"
-end
-
 local function add_entry(self, writer, entry, vars)
   if entry.piece then return writer:add_deflated(entry.name, entry.piece) end
   if entry.data then return writer:add(entry.name, entry.data) end
@@ -182,17 +174,19 @@ local function add_entry(self, writer, entry, vars)
     if not text then return nil, message, code end
     return writer:add(entry.name, text, PERSONAL_LAST)
   end
-  local ok, message, code = unchanged(entry)
+  local ok, message, code = asset.unchanged(entry)
   if not ok then return nil, message, code end
   return writer:add_file(entry.name, entry.path, AS_IT_IS)
 end
 
-local function write(self, writer, vars)
+local function write(self, writer, vars, without_large)
   local ok, message, code = check_required(self, vars)
   if not ok then return nil, message, code end
   for _, entry in ipairs(self.entries) do
-    ok, message, code = add_entry(self, writer, entry, vars)
-    if not ok then return nil, message, code end
+    if not (without_large and entry.path) then
+      ok, message, code = add_entry(self, writer, entry, vars)
+      if not ok then return nil, message, code end
+    end
   end
   return writer:close()
 end
@@ -206,6 +200,30 @@ end
 -- @function kit:build
 function Kit:build(vars)
   return write(self, zip.writer(), vars)
+end
+
+--- Whether the large files are still those that were read when the template was.
+-- @return as of `template.asset.unchanged`
+-- @function kit:unchanged
+function Kit:unchanged()
+  return asset.all_unchanged(self.entries)
+end
+
+--- Lays a bundle out, for kits that are `streamed`: what is large is only named. Ask `unchanged` when it was read.
+-- @tparam table vars values by name
+-- @treturn[1] table parts, see `template.layout`
+-- @treturn[1] integer size
+-- @return[2] nil
+-- @treturn[2] string diagnosis
+-- @treturn[2] string "template", or a code of `atelier.zip`
+-- @function kit:layout
+function Kit:layout(vars)
+  local files, message, code = asset.list(self.entries)
+  if not files then return nil, message, code end
+  local archive
+  archive, message, code = write(self, zip.writer(), vars, true)
+  if not archive then return nil, message, code end
+  return layout.parts(archive, files)
 end
 
 --- Builds a bundle into a file, in bounded memory: for kits that are `streamed`.

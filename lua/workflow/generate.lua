@@ -105,7 +105,7 @@ function Builder:seal_large(job, prepared, vars, signer)
   if not folder then
     return nil, problem, why
   end
-  local sealed, message, code = seals.in_files(job, prepared, vars, signer, folder)
+  local sealed, message, code = seals.in_files(job, prepared, vars, signer, folder, self.store.kind ~= "local")
   if sealed then
     sealed.folder = folder
     return sealed

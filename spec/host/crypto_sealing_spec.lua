@@ -373,6 +373,53 @@ describe("atelier.crypto", function()
       end
     end)
 
+    it("seal a list of strings and pieces of files as one", function()
+      local long = ("0123456789abcde\n"):rep(9 << 16) .. "odd" -- enough for a second thread
+      for _, whole in ipairs { bytes, long } do
+        local want, want_tag = crypto.gcm_seal(KEY, NONCE, "aad", whole)
+        for _, write_back in ipairs { false, true } do
+          local target, hash = file_of("head"), crypto.hash()
+          target:seek("end")
+          local first, second = file_of(whole), file_of(whole .. "more")
+          second:seek("set", 1000)
+          local parts = { whole:sub(1, 7), { first, 0 }, "", { second, #whole - 1003 }, whole:sub(-3) }
+          first:read(7)
+          table.insert(parts, 2, { first, 993 })
+          local got_tag, count = crypto.gcm_seal_file(KEY, NONCE, "aad", parts, target,
+            { hash = hash, write_back = write_back })
+          assert.equal(hex(want_tag), hex(got_tag))
+          assert.equal(#whole, count)
+          assert.is_true(content(target) == "head" .. want)
+          assert.equal(crypto.sha256(want), hash:digest())
+        end
+      end
+      local tag_of_nothing = select(2, crypto.gcm_seal(KEY, NONCE, nil, ""))
+      assert.equal(tag_of_nothing, (crypto.gcm_seal_file(KEY, NONCE, nil, {}, file_of())))
+    end)
+
+    it("tell of a list what is wrong with it", function()
+      local function seal(parts, target, options)
+        return crypto.gcm_seal_file(KEY, NONCE, nil, parts, target or file_of(), options)
+      end
+      local megabytes = 12 << 20
+      refused("truncated", seal { "abc", { file_of("de"), 3 } })
+      refused("truncated", seal { { file_of(bytes), megabytes }, "abc" })
+      local full, folder = assert(io.open("/dev/full", "wb")), assert(io.open("/", "rb"))
+      refused("ENOSPC", seal({ ("x"):rep(megabytes) }, full))
+      refused("EISDIR", seal { ("x"):rep(megabytes), { folder, 10 } })
+      full:close()
+      folder:close()
+      local closed, open = file_of("abc"), file_of("abc")
+      closed:close()
+      for _, part in ipairs { 1, {}, { open }, { open, -1 }, { open, 1.5 }, { closed, 1 }, { "abc", 3 } } do
+        raises("parts must be strings or {file, length}", seal, { part })
+      end
+      raises("must have at most 2%^36 %- 32 bytes", seal, { { open, 1 << 36 } })
+      raises("option 'length' is for a file", seal, { "abc" }, file_of(), { length = 3 })
+      raises("must not be the source", seal, { { open, 1 } }, open)
+      raises("FILE%* expected", crypto.gcm_open_file, KEY, NONCE, nil, { "abc" }, nil, tag)
+    end)
+
     it("verify without a target", function()
       assert.equal(#bytes, crypto.gcm_open_file(KEY, NONCE, "aad", file_of(ciphertext), nil, tag))
       refused("tampered", crypto.gcm_open_file(KEY, NONCE, "aae", file_of(ciphertext), nil, tag))

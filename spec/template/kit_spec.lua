@@ -22,6 +22,12 @@ local FILLER = ("function step(n)\n  return n + 1 -- one more\nend\n"):rep(400)
 local BIG = crypto.hex(crypto.random(800000))
 local VARS = { device_hash = "DEMO-001", plan_tools = json.array { "timeline", "unlimited" }, license_key = "K" }
 
+local function listed(entries)
+  local list = {}
+  for i, entry in ipairs(entries) do list[i] = entry.name end
+  return table.concat(list, " ")
+end
+
 describe("a kit", function()
   after_each(function()
     folders.clean()
@@ -123,7 +129,23 @@ describe("a kit", function()
     assert.truthy(BIG == reader:read("big.bin"))
     assert.equal('return "DEMO-001"', reader:read("main.lua"))
     reader:close()
+
+    local parts, size = made:layout(VARS)
+    local whole = {}
+    for i, part in ipairs(parts) do whole[i] = type(part) == "string" and part or io.open(part.path, "rb"):read("a") end
+    whole = table.concat(whole)
+    assert.equal(#whole, size)
+    local laid_out = assert(zip.open { data = whole })
+    assert.equal("config.json main.lua big.bin big.mp4", listed(laid_out:entries()))
+    for _, entry in ipairs(laid_out:entries()) do assert.equal(methods[entry.name], entry.method) end
+    assert.truthy(BIG == laid_out:read("big.bin"))
+    assert.equal(("\1\2\3\4"):rep(400000), laid_out:read("big.mp4"))
+    assert.equal('return "DEMO-001"', laid_out:read("main.lua"))
+    laid_out:close()
+    assert.is_true(made:unchanged())
+
     folders.write(folder, "big.bin", "changed")
+    assert.is_nil((made:unchanged()))
     local ok, message, code = made:build_file(VARS, path .. "2")
     assert.is_nil(ok)
     assert.equal("big.bin: changed on the disk since the template was read", message)

@@ -1,0 +1,57 @@
+--- The large files of a kit: read from the disk for each bundle, and still those that the template was read with.
+-- @module template.asset
+local stat = require "posix.sys.stat"
+local zip = require "atelier.zip"
+
+local M = {}
+
+--- Told of a file that is not what it was.
+M.CHANGED = ": changed on the disk since the template was read"
+
+--- Whether the file of an entry is still what was read and hashed.
+-- @tparam table entry of a kit
+-- @treturn[1] boolean true
+-- @return[2] nil
+-- @treturn[2] string diagnosis
+-- @treturn[2] string "template"
+function M.unchanged(entry)
+  local info = stat.lstat(entry.path)
+  if info and info.st_size == entry.file.size and info.st_mtime == entry.file.mtime then return true end
+  return nil, entry.name .. M.CHANGED, "template"
+end
+
+--- The same for all entries that have one.
+-- @tparam {table,...} entries
+-- @return as of `unchanged`
+function M.all_unchanged(entries)
+  for _, entry in ipairs(entries) do
+    if entry.path then
+      local ok, message, code = M.unchanged(entry)
+      if not ok then return nil, message, code end
+    end
+  end
+  return true
+end
+
+--- The files as an archive needs to know them. Their checksums are worked out once, not for each bundle.
+-- @tparam {table,...} entries
+-- @treturn[1] {table,...} name, path, size, crc32
+-- @return[2] nil
+-- @treturn[2] string diagnosis
+-- @treturn[2] string "template"
+function M.list(entries)
+  local list = {}
+  for _, entry in ipairs(entries) do
+    if entry.path then
+      local file, message = entry.file, nil
+      if not file.crc32 then
+        file.crc32, message = zip.crc32_file(entry.path)
+      end
+      if not file.crc32 then return nil, message, "template" end
+      list[#list + 1] = { name = entry.name, path = entry.path, size = file.size, crc32 = file.crc32 }
+    end
+  end
+  return list
+end
+
+return M
