@@ -4,8 +4,8 @@ local host = require "atelier.host"
 package.path = package.path .. (";%s/?.lua"):format(host.root)
 local lab = require "spec.bench.lab"
 
-local PARTS = { "bundles", "remote", "queue", "latency", "memory", "rendering", "jail", "status", "download",
-  "purchase", "kill", "soak" }
+local PARTS = { "bundles", "remote", "large", "recovery", "queue", "latency", "memory", "rendering", "jail", "status",
+  "download", "purchase", "kill", "soak" }
 
 lab.shell(("mkdir -p '%s'"):format(lab.folder))
 print("machine: " .. lab.machine())
