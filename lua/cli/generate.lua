@@ -2,6 +2,7 @@ local clock = require "clock"
 local files = require "ate.files"
 local json = require "atelier.json"
 local pour = require "storage.pour"
+local progress = require "cli.progress"
 local session = require "cli.session"
 local term = require "cli.term"
 local worker = require "workflow.worker"
@@ -100,9 +101,14 @@ function M.run(args)
     if not id then
       return nil, message, code
     end
+    -- Only where the files of this host show it: without --json, on a terminal.
+    local watcher = not args.json and progress.start(s.store:staging())
     local ok
     ok, message, code = finish(s, w, id)
     w:release()
+    if watcher then
+      watcher:stop()
+    end
     if not ok then
       return nil, message, code
     end
