@@ -136,17 +136,25 @@ local function templates(config)
 end
 
 -- A database that is away stops no first start: the processes wait for it, unless what is configured could never reach
--- one. A new generation, however, must be able to do what the old one does.
+-- one; `true` then. A new generation, however, must be able to do what the old one does.
 local FOR_GOOD = { schema = true, no_database = true, conninfo = true }
 
 local function schema(process, config)
   local conn, message, code = database.connect(config, process.name)
-  if conn then
-    conn:close()
-  elseif FOR_GOOD[code] or process.generation > 1 then
+  if not conn and (FOR_GOOD[code] or process.generation > 1) then
     return nil, message
   end
-  return true
+  return conn or true
+end
+
+-- What compiles and loads may still fail with the first job.
+local function bundles(process, config, conn)
+  process.control:send "at a dry run of the templates"
+  local ring, message = require("ate.keyring").ensure(config.keyring)
+  if not ring then
+    return nil, message
+  end
+  return require("workflow.dry_run").run { conn = conn, config = config, ring = ring }
 end
 
 -- Processors that this process may run on.
@@ -198,7 +206,11 @@ function M.main(process)
   process.control:send "at the templates"
   need(templates(config))
   process.control:send "at the database"
-  need(schema(process, config))
+  local conn = need(schema(process, config))
+  if conn ~= true then
+    need(bundles(process, config, conn))
+    conn:close()
+  end
   need(tell(process, "plan", plan(config)))
   return 0
 end
