@@ -10,7 +10,8 @@ local M = {
 function M.options(parser)
   parser:command_target "action"
   parser:require_command(true)
-  local copy = parser:command("copy", "Copy all files into another store, verified; begin again as often as you like.")
+  local copy = parser:command("copy",
+    "Copy all files and templates into another store, verified; begin again as often as you like.")
   copy:argument("from", "Where they are: local, local:FOLDER, supabase or s3, as configured.")
   copy:argument("to", "Where they are to go.")
   copy:flag("--json", "Print one JSON object on standard output.")
@@ -21,14 +22,14 @@ Example, with no downtime:
    atelier storage copy local s3        what was made meanwhile]]
 end
 
--- The store that a word names.
-local function open(config, word)
+-- The store that a word names, opened by one of storage's functions.
+local function open(config, word, opener)
   local kind, folder = word:match "^(%l+%d?):?(.*)$"
   if not kind or not ({ ["local"] = true, supabase = true, s3 = true })[kind] or folder ~= "" and kind ~= "local" then
     return nil, ("storage copy: %q is no store; use local, local:FOLDER, supabase or s3"):format(word), "bad_store"
   end
   local own = { storage = kind, storage_dir = folder ~= "" and folder or nil }
-  return storage.open(setmetatable(own, { __index = config }))
+  return opener(setmetatable(own, { __index = config }))
 end
 
 local RECORDED = [[select checksum from ate_files where file_path = $1
@@ -53,29 +54,43 @@ local function progress(quiet)
   end
 end
 
+-- What is copied: where it is, and what its keys begin with.
+local PARTS = {
+  { open = storage.open, prefix = "generated/" },
+  { open = storage.open_templates, prefix = "templates/", is_optional = true },
+}
+
+local function copy_part(s, part, args)
+  local opened, message, code = open(s.config, args.from, part.open)
+  if not opened then
+    return nil, message, code
+  end
+  local from <close> = opened
+  opened, message, code = open(s.config, args.to, part.open)
+  if not opened then
+    return nil, message, code
+  end
+  local to <close> = opened
+  return require("storage.copy").run { from = from, to = to, prefix = part.prefix, checksums = checksums(s.database),
+    on_progress = progress(args.json) }
+end
+
 function M.run(args)
   return session.with(function(s)
-    local from, message, code = open(s.config, args.from)
-    if not from then
-      return nil, message, code
+    local all = { copied = 0, present = 0, failed = 0, bytes = 0, failures = json.array {} }
+    for _, part in ipairs(PARTS) do
+      local counts, failures, code = copy_part(s, part, args)
+      if not counts and not (part.is_optional and code == "no_bucket") then
+        return nil, failures, code
+      elseif counts then
+        for name, count in pairs(counts) do
+          all[name] = all[name] + count
+        end
+        table.move(failures, 1, #failures, #all.failures + 1, all.failures)
+      end
     end
-    local to
-    to, message, code = open(s.config, args.to)
-    if not to then
-      from:close()
-      return nil, message, code
-    end
-    local counts, failures
-    counts, failures, code = require("storage.copy").run { from = from, to = to, checksums = checksums(s.database),
-      on_progress = progress(args.json) }
-    from:close()
-    to:close()
-    if not counts then
-      return nil, failures, code
-    end
-    counts.failures = json.array(failures)
-    counts.exit = #failures > 0 and 1 or 0
-    return counts
+    all.exit = all.failures[1] and 1 or 0
+    return all
   end)
 end
 

@@ -160,5 +160,6 @@ end
 function Store:close()
   self.pool:close()
 end
+Store.__close = Store.close
 
 return M

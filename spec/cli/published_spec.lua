@@ -59,5 +59,10 @@ describe("a published template", function()
     assert.same({ "return 'first'\n", "a home" }, { build() })
     program.shell("rm -r " .. folder)
     assert.same({ "return 'first'\n", "a home" }, { build() })
+    -- A copy of the store has the templates, too.
+    assert.equal(0, (ask { "storage", "copy", "local", "local:" .. out .. "/moved" }))
+    program.shell(("rm -r %s/files/templates %s/templates; mv %s/moved/templates %s/files/"):format(state, state, out,
+      state))
+    assert.same({ "return 'first'\n", "a home" }, { build() })
   end)
 end)
