@@ -37,4 +37,29 @@ describe("api.status", function()
     assert.matches("^/api/ate/download/" .. file.id:gsub("%-", "%%-") .. "%?link=", body.download_url)
     assert.equal("completed", body.job.state)
   end)
+
+  it("shows why a job failed, and an older error of one that did not", function()
+    local conn, device = service.conn, service.max.device
+    local message = 'line 3: unexpected "end" \\ near\ttab, é'
+    local function job_with(state, code)
+      assert(conn:query("delete from file_generation_queue where device_id = $1::uuid", { device }))
+      assert(conn:query([[insert into file_generation_queue (device_id, template_id, status, error_code, error_message)
+        select $1::uuid, id, $2, $3, $4 from ate_templates where name = 'smartgram']], { device, state, code, message }))
+      return assert(status "max".json.job)
+    end
+    assert.same({ code = "jail_error", message = message }, job_with("failed", "jail_error").error)
+    assert.same({ code = "worker_lost", message = message }, job_with("queued", "worker_lost").error)
+    assert.equal(json.null, job_with("completed", "worker_lost").error)
+    assert.equal(json.null, job_with("failed", json.null).error)
+    assert.equal("failed", job_with("cancelled", "superseded").state)
+  end)
+
+  it("has null for the job of a device that never had one", function()
+    assert(service.conn:query("delete from file_generation_queue where device_id = $1::uuid", { service.max.device }))
+    local answer = status "max"
+    assert.equal(json.null, answer.json.job)
+    assert.equal("application/json", answer.headers["content-type"])
+    assert.equal("smartgram", answer.json.template)
+    assert.equal(404, status("max", "&template=none").status)
+  end)
 end)
