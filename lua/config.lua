@@ -1,6 +1,8 @@
 --- The configuration: one Lua file evaluated as data, environment variables, and defaults.
 -- Every key is listed here with its unit, default and meaning; a key that is not is refused, with a suggestion.
 -- @module config
+local check = require "config.check"
+local evaluate = require "config.evaluate"
 local host = require "atelier.host"
 
 local M = {}
@@ -55,96 +57,6 @@ local function unknown(name)
     or ("unknown key '%s'; `atelier config` lists them"):format(name)
 end
 
-local function read_file(path)
-  local file, message = io.open(path, "rb")
-  if not file then
-    return nil, message
-  end
-  local text = file:read("a")
-  file:close()
-  if not text then
-    return nil, path .. ": is not a readable file"
-  end
-  return text
-end
-
-local CONFIG_INSTRUCTIONS = 1000000
-
--- The file is data: it sees nothing, and returns a table.
-local function evaluate(path)
-  local text, message = read_file(path)
-  if not text then
-    return nil, "config: " .. message, "config"
-  end
-  local chunk, problem = load(text, "@" .. path, "t", {})
-  if not chunk then
-    return nil, "config: " .. problem, "config"
-  end
-  -- Data needs no loops; one without an end would hang every command.
-  debug.sethook(function()
-    error(path .. ": runs on and on; it must only return a table", 0)
-  end, "", CONFIG_INSTRUCTIONS)
-  local ok, values = pcall(chunk)
-  debug.sethook()
-  if not ok then
-    return nil, "config: " .. tostring(values), "config"
-  end
-  if type(values) ~= "table" then
-    return nil, ("config: %s: must return a table, as in `return { worker_batch = 32 }`"):format(path), "config"
-  end
-  return values
-end
-
-local function article(kind)
-  return kind:find "^[aeiou]" and "an " .. kind or "a " .. kind
-end
-
--- What is wrong with a number or a word of the right type.
-local function fault(key, value)
-  if type(value) == "number" then
-    if value ~= value or value <= 0 and not key.least then
-      return "must be above 0"
-    elseif value < (key.least or 0) or value > (key.most or math.maxinteger) then
-      return ("must be %g to %g"):format(key.least or 1, key.most or math.maxinteger)
-    end
-  elseif key.choices then
-    for _, choice in ipairs(key.choices) do
-      if value == choice then
-        return nil
-      end
-    end
-    return ("must be one of %s, not %q"):format(table.concat(key.choices, ", "), value)
-  elseif type(value) == "string" and value:find("\0", 1, true) then
-    return "has a NUL byte in it"
-  end
-end
-
-local function is_list(value)
-  local count = 0
-  for i, word in pairs(type(value) == "table" and value or {}) do
-    count = count + 1
-    if math.type(i) ~= "integer" or type(word) ~= "string" then
-      return false
-    end
-  end
-  return type(value) == "table" and count == #value
-end
-
-local function check(key, value, origin)
-  local name, kind = key[1], key[2]
-  local fits = type(value) == kind or (kind == "integer" and math.type(value) == "integer")
-    or (kind == "list" and is_list(value))
-  if not fits then
-    local found = key.secret and article(type(value)) or ("%q"):format(tostring(value))
-    return nil, ("config: %s: %s must be %s, not %s"):format(origin, name, article(kind), found), "config"
-  end
-  local problem = fault(key, value)
-  if problem then
-    return nil, ("config: %s: %s %s"):format(origin, name, problem), "config"
-  end
-  return true
-end
-
 local TRUTH = { ["1"] = true, ["true"] = true, yes = true, ["0"] = false, ["false"] = false, no = false }
 
 -- The environment has words alone. One that cannot be what the key wants stays a word, which the check then refuses.
@@ -157,29 +69,59 @@ local function from_text(key, text)
   return text
 end
 
+local function report(problems, format, ...)
+  problems[#problems + 1] = "config: " .. format:format(...)
+end
+
+-- Takes one value, unless something is wrong with it.
+local function set(values, problems, key, value, origin)
+  local fault = check.fault(key, value)
+  if fault then
+    return report(problems, "%s %s", origin, fault)
+  end
+  values[key[1]] = value
+  return true
+end
+
+local function take_secret(values, problems, key, name, file, path)
+  local text, message = evaluate.read_file(file)
+  if not text then
+    return report(problems, "%s: %s: %s", path, name, message == "" and "is empty" or message)
+  end
+  if set(values, problems, key, text:match "^(.-)%s*$", ("%s: %s: %s"):format(path, name, file)) then
+    values.secret_files[key[1]] = file
+  end
+end
+
 -- Moves the values of a config file into `values`, reading secrets from the files that NAME_file gives.
-local function take(values, given, path)
-  for name, value in pairs(given) do
-    local key = by_name[name]
+local function take(values, problems, given, path)
+  local names = {}
+  for name in pairs(given) do
+    names[#names + 1] = name
+  end
+  table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
+  for _, name in ipairs(names) do
+    local key, value = by_name[name], given[name]
     local secret = not key and type(name) == "string" and by_name[name:match("^(.*)_file$")]
-    if secret and secret.secret and type(value) == "string" then
-      local text, message = read_file(value)
-      if not text then
-        return nil, ("config: %s: %s: %s"):format(path, name, message), "config"
-      end
-      values[secret[1]] = text:match("^(.-)%s*$")
-      values.secret_files[secret[1]] = value
+    if secret and secret.secret and type(value) == "string" and value ~= "" then
+      take_secret(values, problems, secret, name, value, path)
+    elseif secret and secret.secret then
+      report(problems, "%s: %s must be the path of a file, as in \"/etc/atelier/%s\"", path, name, secret[1])
     elseif not key then
-      return nil, ("config: %s: %s"):format(path, unknown(tostring(name))), "config"
+      report(problems, "%s: %s", path, unknown(tostring(name)))
     else
-      local ok, message, code = check(key, value, path)
-      if not ok then
-        return nil, message, code
-      end
-      values[name] = value
+      set(values, problems, key, value, path .. ": " .. name)
     end
   end
-  return true
+end
+
+local function take_environment(values, problems)
+  for _, key in ipairs(M.keys) do
+    local text = key[4] and os.getenv(key[4])
+    if text and text ~= "" and set(values, problems, key, from_text(key, text), ("$%s: %s"):format(key[4], key[1])) then
+      values.secret_files[key[1]] = nil
+    end
+  end
 end
 
 local function exists(path)
@@ -213,40 +155,48 @@ local function fill_defaults(values)
   values.templates_dir = values.templates_dir or host.root .. "/templates"
 end
 
---- Reads the configuration: the environment wins over the file, the file over the defaults.
+-- Keys are never fetched where somebody on the way could put others in their place.
+local function check_together(values, problems)
+  if values.supabase_url and not values.jwks_url and not check.is_private(values.supabase_url) then
+    report(problems, "supabase_url is http on another machine, where no token keys can be fetched: make it https, or "
+      .. "set jwks_url, as in \"https://id.example.com/jwks.json\"")
+  end
+end
+
+--- Reads as much of the configuration as is sound: for what can do without the rest, and says so.
 -- The file is `path`, else $ATELIER_CONFIG, else atelier.conf.lua in the working folder when there is one.
 -- @tparam[opt] string path
--- @treturn[1] table values by key, `path` of the file used, and `secret_files`: paths by key, for who reads them anew
--- @return[2] nil
--- @treturn[2] string message
--- @treturn[2] string code "config"
-function M.load(path)
+-- @treturn table values as of `config.load`
+-- @treturn {string,...} what is wrong with the rest
+function M.look(path)
   path = path or os.getenv("ATELIER_CONFIG") or (exists("atelier.conf.lua") and "atelier.conf.lua" or nil)
-  local values = { secret_files = {} }
+  local values, problems = { secret_files = {} }, {}
   if path then
-    local given, message, code = evaluate(path)
-    if not given then
-      return nil, message, code
-    end
-    local ok
-    ok, message, code = take(values, given, path)
-    if not ok then
-      return nil, message, code
+    local given, message = evaluate.evaluate(path)
+    if given then
+      take(values, problems, given, path)
+    else
+      report(problems, "%s", message)
     end
   end
-  for _, key in ipairs(M.keys) do
-    local set = key[4] and os.getenv(key[4])
-    if set and set ~= "" then
-      set = from_text(key, set)
-      local ok, message, code = check(key, set, "$" .. key[4])
-      if not ok then
-        return nil, message, code
-      end
-      values[key[1]], values.secret_files[key[1]] = set, nil
-    end
-  end
+  take_environment(values, problems)
+  check_together(values, problems)
   fill_defaults(values)
   values.path = path
+  return values, problems
+end
+
+--- Reads the configuration: the environment wins over the file, the file over the defaults.
+-- @tparam[opt] string path as of `config.look`
+-- @treturn[1] table values by key, `path` of the file used, and `secret_files`: paths by key, for who reads them anew
+-- @return[2] nil
+-- @treturn[2] string message: the first thing that is wrong
+-- @treturn[2] string code "config"
+function M.load(path)
+  local values, problems = M.look(path)
+  if problems[1] then
+    return nil, problems[1], "config"
+  end
   return values
 end
 

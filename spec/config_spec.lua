@@ -102,6 +102,64 @@ describe("config", function()
     end
   end)
 
+  it("gives a file no memory to speak of", function()
+    for _, text in ipairs { "local s = 'x' while true do s = s .. s end", "return { ('x'):rep(1 << 30) }", -- texts have no methods
+      "local t = {} while true do t = { t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t } end",
+      "local s = 'x' while true do s = s" .. (" .. s"):rep(100) .. " end" } do
+      local before = collectgarbage "count"
+      local none, message, code = load_text(text)
+      assert.is_nil(none)
+      assert.equal("config", code)
+      assert.truthy(message:find("megabyte", 1, true) or message:find("index a string value", 1, true), message)
+      collectgarbage()
+      assert.is_true(collectgarbage "count" < before + 10000)
+    end
+    assert.equal("xx", ("x"):rep(2))
+    assert.matches("has more than a megabyte", select(2, load_text("return {}" .. (" "):rep(1 << 20))), 1, true)
+    assert.matches("has more than a megabyte", select(2, config.load "/dev/zero"), 1, true)
+  end)
+
+  it("refuses what has not the form that it needs, with an example", function()
+    local empty = dir .. "/empty"
+    io.open(empty, "w"):close()
+    for text, expected in pairs {
+      ["cors_origins = { 'nonsense' }"] = 'cors_origins must be an origin without a path, as in "https://shop.example", '
+        .. 'or "*", not "nonsense"',
+      ["cors_origins = { 'https://a.b', 'https://a.b/c' }"] = "cors_origins must be an origin",
+      ["default_template = 'UP CASE'"] = 'as in "smartgram", not "UP CASE"',
+      ["supabase_url = 'ftp://x'"] = 'supabase_url must be a web address, as in "https://ref.supabase.co", not "ftp://x"',
+      ["supabase_url = 'https://user:pw@x'"] = "supabase_url must be",
+      ["supabase_url = 'http://10.0.0.1'"] = "where no token keys can be fetched",
+      ["s3_endpoint = 'https://x/y'"] = "s3_endpoint must be a server's address",
+      ["jwks_url = 'http://10.0.0.1/k'"] = "jwks_url must be https, or http on this machine",
+      ["trusted_proxies = { '10.0.0.0/33' }"] = 'trusted_proxies must be an address or a network, as in "10.0.0.0/8"',
+      ["metrics_allow = { 'all' }"] = "metrics_allow must be an address",
+      ["jwt_secret = 'a'"] = "jwt_secret must have 16 characters or more",
+      [("jwt_secret_file = %q"):format(empty)] = "empty is empty",
+      ["jwt_secret_file = ''"] = "jwt_secret_file must be the path of a file",
+      ["database_url = ''"] = "database_url is empty",
+      ["storage_dir = ''"] = "storage_dir is empty",
+    } do
+      local none, message, code = load_text("return { " .. text .. " }")
+      assert.is_nil(none, text)
+      assert.equal("config", code)
+      assert.matches(expected, message, 1, true)
+    end
+    assert(load_text [[return { cors_origins = { "*", "http://[::1]:3000", "https://a.b/" }, jwt_secret = ("0123456789abcdef"),
+      supabase_url = "http://127.0.0.1:54321", trusted_proxies = { "10.0.0.0/8", "::1" }, s3_endpoint = "https://s3.x:9000" }]])
+    assert(load_text [[return { supabase_url = "http://kong:8000", jwks_url = "https://id.example/jwks" }]])
+  end)
+
+  it("keeps what is sound for those who can do without the rest", function()
+    local path = dir .. "/atelier.conf.lua"
+    load_text "return { state_dir = '/srv/a', fronts = 0, nonsense_at_all = 1 }"
+    local values, problems = config.look(path)
+    assert.same({ "/srv/a", 1, 2 }, { values.state_dir, values.fronts, #problems })
+    load_text "return {"
+    values, problems = config.look(path)
+    assert.same({ 32, 1 }, { values.worker_batch, #problems })
+  end)
+
   it("says which file is missing", function()
     local none, message = config.load(dir .. "/none.lua")
     assert.is_nil(none)
