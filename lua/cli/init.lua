@@ -51,6 +51,7 @@ local REFUSED = {
   bad_public_key = true, bad_device = true, bad_template = true, template = true, vars = true, unknown_device = true,
   not_entitled = true, unknown_template = true, bad_priority = true, bad_id = true, unknown_job = true,
   bad_state = true, version_taken = true, no_file = true, unknown_plan = true, bad_text = true,
+  modules = true, runtime = true, elsewhere = true, no_source = true,
 }
 -- What the database says of text that is not UTF-8, wherever it was given.
 local RENAMED = { ["22021"] = "bad_text" }
@@ -115,8 +116,16 @@ local function as_utf8(value)
   end
 end
 
+local lost -- {message, errno} of the first output that could not be written
+
+local function note(written, message, number)
+  if not written then
+    lost = lost or { message, number }
+  end
+end
+
 local function write_json(object)
-  io.stdout:write(json.encode(object) or assert(json.encode(as_utf8(object))), "\n")
+  note(io.stdout:write(json.encode(object) or assert(json.encode(as_utf8(object))), "\n"))
 end
 
 local function failure(args, message, code)
@@ -214,14 +223,6 @@ local function run(argv)
     return failure(args, message, code)
   end
   return success(command, result, args)
-end
-
-local lost -- {message, errno} of the first output that could not be written
-
-local function note(written, message, number)
-  if not written then
-    lost = lost or { message, number }
-  end
 end
 
 -- As Lua's own, which flushes, too, and tells nobody when that fails.

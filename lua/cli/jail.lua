@@ -4,6 +4,7 @@ local jail = require "jail"
 local json = require "atelier.json"
 local native = require "atelier.jail"
 local runtime = require "runtime"
+local session = require "cli.session"
 local stat = require "posix.sys.stat"
 local stdio = require "posix.stdio"
 local dirent = require "posix.dirent"
@@ -11,7 +12,6 @@ local term = require "cli.term"
 local unistd = require "posix.unistd"
 
 local M = {
-  for_people_only = true, -- --json prints a line for each file, and not one object
   example = "atelier jail script.lua\natelier jail *.lua --modules lib --runtime autotouch --time 500ms --json",
 }
 
@@ -28,7 +28,7 @@ function M.options(parser)
   parser:option("--instructions", "Most instructions, as in 10M, for 10 million (default)."):argname "COUNT"
   parser:option("--time", "Most time, as in 500ms or 4s (default 2s)."):argname "TIME"
   parser:option("--output", "Most bytes that it may print (default 64K)."):argname "SIZE"
-  parser:flag("--json", "Print one line of JSON for each file.")
+  parser:description("Exit code 0: all ended well; 3: a script did not, or a file, folder or runtime was refused.")
 end
 
 -- "32M" with the factors of its unit; a sign, a space or another unit is none.
@@ -53,10 +53,7 @@ local function quantity(option, text, units, least, most, integer)
 end
 
 local function limits_of(args)
-  local settings, problem, code = config.load()
-  if not settings then
-    return nil, problem, code
-  end
+  local settings, problems = config.look()
   local limits = jail.limits(settings)
   jail.warn(settings)
   for option, rule in pairs {
@@ -69,7 +66,7 @@ local function limits_of(args)
     end
     limits[option] = value or limits[option]
   end
-  return limits, settings
+  return limits, settings, problems
 end
 
 -- A regular file's text; one byte more than `most` is enough to tell that it is too large. Never waits for a fifo.
@@ -169,69 +166,66 @@ local function plain(text)
   return text
 end
 
--- Flushed at once: whoever reads waits for it. Nobody may take what was not written for a verdict "ok".
-local function print_line(path, v)
-  local line = assert(json.encode {
+local function entry_of(path, v)
+  return {
     file = plain(path), verdict = v.verdict, message = plain(v.message),
     script = v.script and plain(v.script) or json.null, line = v.line or json.null,
     usage = v.usage, output = v.output, calls = next(v.calls) and v.calls or nil, faults = v.faults,
-  })
-  local ok, problem = io.stdout:write(line, "\n")
-  if ok then
-    ok, problem = io.stdout:flush()
-  end
-  return ok and true, problem
+  }
 end
 
-local function row(path, v)
+local function row(v)
   local usage = v.usage
-  local place = v.line and ("%s:%d"):format(v.script, v.line) or v.script or ""
-  return { term.safe(path), v.verdict == "ok" and term.green "ok" or term.red(v.verdict), place,
+  local script = v.script ~= json.null and v.script or ""
+  local place = v.line ~= json.null and ("%s:%d"):format(script, v.line) or script
+  return { term.safe(v.file), v.verdict == "ok" and term.green "ok" or term.red(v.verdict), place,
     usage.instructions and tostring(usage.instructions) or "-", usage.memory and term.size(usage.memory) or "-",
     term.duration(usage.time_ms), (v.message:gsub("%s+", " ")) }
 end
 
--- One file's output is shown; that of several would be a jumble.
-local function show(rows, verdicts)
-  if #verdicts == 1 and verdicts[1].output ~= "" then
-    io.stdout:write(verdicts[1].output, verdicts[1].output:sub(-1) == "\n" and "\n" or "\n\n")
+--- One file's output is shown; that of several would be a jumble.
+function M.show(result)
+  local files, rows = result.files, {}
+  if #files == 1 and files[1].output ~= "" then
+    io.stdout:write(files[1].output, files[1].output:sub(-1) == "\n" and "\n" or "\n\n")
+  end
+  for i, entry in ipairs(files) do
+    rows[i] = row(entry)
   end
   term.columns({ "file", "verdict", "place", "instructions", "memory", "time", "message" }, rows)
 end
 
-function M.run(args)
-  local limits, settings, code = limits_of(args)
-  if not limits then
-    return nil, settings, code
+-- What came of them all, in the words of --json.
+local function result_of(files, problems)
+  local result = { files = files, warnings = session.warnings(problems) }
+  for _, entry in ipairs(files) do
+    if entry.verdict ~= "ok" and not result.exit then
+      result.ok, result.exit, result.code = false, 3, "script"
+      result.message = ("%s: %s: %s"):format(entry.file, entry.verdict, entry.message)
+    end
   end
-  local setting, message
-  setting, message, code = setting_of(args, limits, settings)
+  return result
+end
+
+function M.run(args)
+  local limits, settings, problems = limits_of(args)
+  if not limits then
+    return nil, settings, problems
+  end
+  local setting, message, code = setting_of(args, limits, settings)
   if not setting then
     return nil, message, code
   end
-  local rows, verdicts, all_ok = {}, {}, true
+  local files = json.array {}
   for i, path in ipairs(args.file) do
     local verdict
     verdict, message, code = run_file(path, setting, i < #args.file)
     if not verdict then
       return nil, message, code
     end
-    all_ok = all_ok and verdict.verdict == "ok"
-    if args.json then
-      local written, problem = print_line(path, verdict)
-      if not written then
-        args.json = nil
-        return nil, "jail: standard output: " .. problem, "io"
-      end
-    else
-      rows[#rows + 1], verdicts[#verdicts + 1] = row(path, verdict), verdict
-    end
+    files[i] = entry_of(path, verdict)
   end
-  if not args.json then
-    show(rows, verdicts)
-  end
-  args.json = nil -- all is printed
-  return { exit = all_ok and 0 or 1 }
+  return result_of(files, problems)
 end
 
 return M

@@ -71,6 +71,17 @@ function Session:open_new_ring()
   return require("ate.keyring").ensure(self.config.keyring)
 end
 
+--- What is wrong with a configuration that can be done without, as a result's warnings.
+-- @tparam {string,...} problems see `config.look`
+-- @treturn {table,...}
+function M.warnings(problems)
+  local list = {}
+  for i, problem in ipairs(problems) do
+    list[i] = { code = "config", message = problem .. "; done without it" }
+  end
+  return list
+end
+
 local function close(session)
   for _, name in ipairs { "template_store", "store", "conn" } do
     local resource = rawget(session, name)

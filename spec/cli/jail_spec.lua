@@ -16,12 +16,12 @@ local function write(name, text)
   return path
 end
 
+-- What came of each file; there is one object in one line.
 local function lines(out)
-  local all = {}
-  for line in out:gmatch "[^\n]+" do
-    all[#all + 1] = assert(json.decode(line))
-  end
-  return all
+  local object = assert(json.decode(out), out)
+  assert.equal(1, select(2, out:gsub("\n", "")))
+  assert.equal(object.exit, nil)
+  return object.files, object
 end
 
 local function jail(...)
@@ -38,12 +38,15 @@ teardown(function()
 end)
 
 describe("atelier jail --json", function()
-  it("prints one line for each file, in order, and exits with 1 unless all are ok", function()
+  it("prints one object with all files, in order, and exits with 3 unless all are ok", function()
     local good, bad, worse = write("good.lua", "print 'hi'"), write("bad.lua", "\nerror 'no'"), write("worse.lua", "x = =")
     local code, out, err = jail(bad, good, worse, good, "--json")
-    assert.equal(1, code)
+    assert.equal(3, code)
     assert.equal("", err)
-    local all, verdicts = lines(out), {}
+    local all, object = lines(out)
+    local verdicts = {}
+    assert.same({ false, "script", bad .. ": error: no", json.array {} },
+      { object.ok, object.code, object.message, object.warnings })
     for i, line in ipairs(all) do
       verdicts[i] = line.verdict
     end
@@ -53,7 +56,9 @@ describe("atelier jail --json", function()
     for _, name in ipairs { "instructions", "memory", "time_ms", "output_bytes" } do
       assert.equal("number", type(all[2].usage[name]))
     end
-    assert.equal(0, (jail(good, good, "--json")))
+    code, out = jail(good, good, "--json")
+    all, object = lines(out)
+    assert.same({ 0, 2, true, "ok" }, { code, #all, object.ok, object.code })
   end)
 
   it("gives each file a state that knows nothing of the others", function()
@@ -67,7 +72,7 @@ describe("atelier jail --json", function()
   it("is valid UTF-8 on one line, whatever a script says", function()
     local path = write("bytes\xff.lua", "print '\\255\\n\\27[2J' error('a\\nb\\0\\128')")
     local code, out = jail(path, "--json")
-    assert.equal(1, code)
+    assert.equal(3, code)
     assert(utf8.len(out))
     assert.equal(1, select(2, out:gsub("\n", "")))
     local line = lines(out)[1]
@@ -79,7 +84,7 @@ describe("atelier jail --json", function()
   it("tells of files that are none, or no longer", function()
     assert(os.execute("mkfifo " .. folder .. "/fifo"))
     local code, out = jail(folder, folder .. "/fifo", "/dev/zero", folder .. "/missing.lua", write("last.lua", ""), "--json")
-    assert.equal(1, code)
+    assert.equal(3, code)
     local all = lines(out)
     assert.equal(5, #all)
     for i = 1, 4 do
@@ -94,7 +99,7 @@ describe("atelier jail --json", function()
     for _, out in ipairs { ">/dev/full", ">&-" } do
       local code, _, err = program.shell(("%s jail --time 60s --json %s %s %s"):format(host.exe, path, path, out))
       assert.equal(1, code)
-      assert(err:find("jail: standard output: ", 1, true), err)
+      assert(err:find("standard output: ", 1, true), err)
     end
   end)
 
@@ -124,7 +129,7 @@ describe("atelier jail --json", function()
     signal.kill(children[2], signal.SIGKILL)
     repeat until proc("%d/stat", children[2]):find("%) Z") or clock.now() > deadline -- it has ended, not only been told
     signal.kill(children[1], signal.SIGKILL)
-    assert.same({ "exited", 1 }, { select(2, wait.wait(pid)) })
+    assert.same({ "exited", 3 }, { select(2, wait.wait(pid)) })
     local file <close> = assert(io.open(out))
     local all = lines(file:read "a")
     assert.same({ "crash", "ok", "hi\n" }, { all[1].verdict, all[2].verdict, all[2].output })
@@ -133,7 +138,7 @@ describe("atelier jail --json", function()
   it("refuses a script that is larger than its memory without reading it all", function()
     local path = write("large.lua", ("-"):rep(3000000))
     local code, out = jail(path, "--memory", "1M", "--json")
-    assert.equal(1, code)
+    assert.equal(3, code)
     assert.equal("memory", lines(out)[1].verdict)
   end)
 end)
@@ -150,20 +155,21 @@ describe("atelier jail --modules", function()
     assert.equal("A\tB\tB\n", lines(out)[1].output:gsub("deep/b.lua\t", ""))
     path = write("breaks.lua", "require 'broken'")
     code, out = jail(path, "--modules", folder .. "/mods", "--json")
-    assert.equal(1, code)
+    assert.equal(3, code)
     assert.same({ "syntax", "broken.lua", 1 }, { lines(out)[1].verdict, lines(out)[1].script, lines(out)[1].line })
   end)
 
   it("must be a folder", function()
     local code, out = jail(write("x.lua", ""), "--modules", folder .. "/none", "--json")
-    assert.equal(1, code)
-    assert.equal("modules", lines(out)[1].code)
+    assert.equal(3, code)
+    local _, object = lines(out)
+    assert.same({ false, "modules", json.array {} }, { object.ok, object.code, object.warnings })
   end)
 
   it("is the only way to them", function()
     write("beside.lua", "return 1")
     local code, out = jail(write("alone.lua", "require 'beside'"), "--json")
-    assert.equal(1, code)
+    assert.equal(3, code)
     assert(lines(out)[1].message:find "no script 'beside' here")
   end)
 end)
@@ -181,7 +187,7 @@ describe("atelier jail --runtime", function()
     ]])
     local code, out = jail(path, "--runtime", "autotouch", "--json")
     local line = lines(out)[1]
-    assert.equal(1, code)
+    assert.equal(3, code)
     assert.same({ "error", 7, "unknown global 'unheard_of'" }, { line.verdict, line.line, line.message })
     assert.equal("750\t1334\t7\n66051\t1\t2\t3\n2\ttrue\tACTIVATED\tnil\n", line.output)
     assert.same({ 3, 3, 1 }, { line.calls.tap, line.calls.usleep, line.calls.dialog })
@@ -190,7 +196,7 @@ describe("atelier jail --runtime", function()
   it("must be known", function()
     for _, name in ipairs { "nothing", "../autotouch", "init", "" } do
       local code, _, err = jail(write("x.lua", ""), "--runtime", name)
-      assert.equal(1, code)
+      assert.equal(3, code)
       assert(err:find("there is no runtime", 1, true), err)
     end
   end)
@@ -208,7 +214,7 @@ describe("atelier jail --runtime", function()
     local _, _, err = program.run({ "jail", path, "--runtime", "broken" }, { ATELIER_CONFIG = conf })
     assert(err:find("unknown key 'colours'", 1, true), err)
     code, _, err = program.run({ "jail", path, "--runtime", "torn" }, { ATELIER_CONFIG = conf })
-    assert.equal(1, code)
+    assert.equal(3, code)
     assert(err:find("torn.lua:2:", 1, true), err)
   end)
 end)
@@ -218,7 +224,7 @@ describe("atelier jail's limits", function()
     local loop = write("loop.lua", "while true do end")
     local function verdict(path, ...)
       local code, out = jail(path, "--json", ...)
-      assert.equal(1, code)
+      assert.equal(3, code)
       return lines(out)[1]
     end
     local line = verdict(loop, "--instructions", "1.5k")
@@ -244,10 +250,22 @@ describe("atelier jail's limits", function()
   end)
 end)
 
+describe("atelier jail with a configuration that is broken", function()
+  it("warns, and does without what is wrong in it", function()
+    local conf = write("broken.conf.lua", "return { jail_time = 60, fronts = 'many' }")
+    local good = write("good.lua", "print 'hi'")
+    local code, out = program.run({ "jail", good, "--json" }, { ATELIER_CONFIG = conf })
+    local files, object = lines(out)
+    assert.same({ 0, "ok", { "config" } }, { code, files[1].verdict, { table.unpack(object.warnings) } })
+    local _, _, err = program.run({ "jail", good }, { ATELIER_CONFIG = conf })
+    assert.matches("warning: config: .*fronts must be an integer.*done without", err)
+  end)
+end)
+
 describe("atelier jail for a person", function()
   it("prints what a script printed, and a table", function()
     local code, out = jail(write("p.lua", "print 'hi'\nerror 'no\\27'"))
-    assert.equal(1, code)
+    assert.equal(3, code)
     assert(out:find("^hi\n\nfile +verdict +place"), out)
     assert(out:find("p.lua +error +p.lua:2 ") and out:find("no\\x1b", 1, true), out)
   end)
