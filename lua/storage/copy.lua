@@ -97,6 +97,12 @@ local function finish_one(self)
   self.on_progress(self.counts)
 end
 
+local function finish_flying(self, most)
+  while #self.flying > most do
+    finish_one(self)
+  end
+end
+
 -- Nothing to copy: a store may say that of a bucket that is not there.
 local function list_nothing(self)
   local _, message, code = self.from:head(PROBE)
@@ -106,9 +112,35 @@ local function list_nothing(self)
   return {}
 end
 
+-- What is recorded and was not listed: it came meanwhile, or is missing.
+local function look_for_recorded(self, recorded)
+  local after
+  repeat
+    local keys, message, code = recorded(after)
+    if not keys then
+      return nil, message, code
+    end
+    for _, key in ipairs(keys) do
+      local found, reason = self.seen[key], nil
+      if not found then
+        found, reason = self.from:head(key)
+      end
+      if not found then
+        failed(self, key, "is recorded, but not to be had: " .. reason)
+      elseif found ~= true then
+        begin_one(self, { key = key, size = found.size })
+        finish_flying(self, AT_ONCE - 1)
+      end
+    end
+    after = keys[#keys]
+  until not after
+  return true
+end
+
 --- Copies.
 -- @tparam table options `from`, `to` (stores); `checksums(key)` → the recorded SHA-256 in hex or nil;
---   `on_progress(counts)`; `prefix` ("generated/")
+--   `recorded(after)` → keys that must be there, a page in the order of the keys; `on_progress(counts)`;
+--   `prefix` ("generated/")
 -- @treturn[1] table counts: copied, present, failed (objects), bytes copied
 -- @treturn[1] table list of {key, message} of those that failed
 -- @return[2] nil: the objects cannot be listed
@@ -116,7 +148,7 @@ end
 -- @treturn[2] string code
 function M.run(options)
   local self = setmetatable({ from = options.from, to = options.to, checksums = options.checksums, number = 0,
-    on_progress = options.on_progress or function() end, flying = {}, failures = {},
+    on_progress = options.on_progress or function() end, flying = {}, failures = {}, seen = {},
     counts = { copied = 0, present = 0, failed = 0, bytes = 0 } }, Copy)
   local after
   repeat
@@ -128,15 +160,19 @@ function M.run(options)
       return nil, message, code
     end
     for _, entry in ipairs(entries) do
+      self.seen[entry.key] = options.recorded and true
       begin_one(self, entry)
-      if #self.flying >= AT_ONCE then
-        finish_one(self)
-      end
+      finish_flying(self, AT_ONCE - 1)
     end
     after = entries[1] and entries[#entries].key
   until not after
-  while self.flying[1] do
-    finish_one(self)
+  local ok, message, code = true, nil, nil
+  if options.recorded then
+    ok, message, code = look_for_recorded(self, options.recorded)
+  end
+  finish_flying(self, 0)
+  if not ok then
+    return nil, message, code
   end
   return self.counts, self.failures
 end

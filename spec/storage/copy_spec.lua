@@ -41,6 +41,27 @@ describe("storage.copy", function()
     assert.equal("", left)
   end)
 
+  it("counts what is recorded and is not there, and takes what came meanwhile", function()
+    fill(from, { ["generated/a/1.ate"] = "one" })
+    local pages = { { "generated/a/1.ate", "generated/a/2.ate" }, { "generated/a/3.ate" }, {} }
+    local asked = {}
+    local counts, failures = copy.run { from = from, to = to, recorded = function(after)
+      asked[#asked + 1] = after or "first"
+      if not after then
+        fill(from, { ["generated/a/2.ate"] = "later" })
+      end
+      return pages[#asked]
+    end }
+    assert.same({ copied = 2, present = 0, failed = 1, bytes = 8 }, counts)
+    assert.same({ "first", "generated/a/2.ate", "generated/a/3.ate" }, asked)
+    assert.equal("generated/a/3.ate", failures[1].key)
+    assert.matches("is recorded, but not to be had: ", failures[1].message, 1, true)
+    assert.equal("later", contract.read_all(to, "generated/a/2.ate"))
+    assert.same({ nil, "gone", "connection" }, { copy.run { from = from, to = to, recorded = function()
+      return nil, "gone", "connection"
+    end } })
+  end)
+
   it("goes on where it was ended", function()
     local objects = {}
     for i = 1, 30 do
