@@ -12,13 +12,16 @@ local M = {
 }
 
 function M.options(parser)
+  parser:description("Queues the job, works it here and waits for its end. A run that fails for a reason that may\n"
+    .. "pass is repeated as in the service: up to three times, each after a longer pause.")
   parser:option("--device", "The device's hash."):argname("H"):count "1"
   parser:option("--template", "The template's name.", "smartgram"):argname "T"
   parser:option("--out", "Also copy the file there, whole or not at all."):argname "FILE"
 end
 
 local QUEUE = "select queue_ate_generation($1, $2, 1)::text as id"
-local JOB = "select status, coalesce(error_message, '') as error_message from file_generation_queue where id = $1"
+local JOB = [[select status, coalesce(error_message, '') as error_message, retry_count,
+    extract(epoch from run_after - clock_timestamp())::float8 as wait from file_generation_queue where id = $1]]
 local FILE = [[select f.id, f.filename, f.file_path, f.file_size_bytes, f.checksum, f.expires_at, f.container,
     f.generation, f.generated_variables -> 'plan' as plan, f.generated_variables -> 'plan_tools' as tools
   from ate_files f join devices d on d.id = f.device_id join ate_templates t on t.id = f.template_id
@@ -44,8 +47,24 @@ local function enqueue(conn, device, template)
   return nil, ("generate: device %s: %s%s"):format(device, message, hint), REFUSALS[state] or state
 end
 
+-- A run that failed for a reason that may pass is tried again when its backoff is over, and not before.
+local function wait_for_turn(conn, job, quiet)
+  if not quiet then
+    io.stderr:write(term.yellow "atelier: ", ("run %d failed: %s; again in %s\n"):format(job.retry_count,
+      term.line(job.error_message), term.duration(job.wait * 1000)))
+  end
+  local turn = clock.now() + job.wait
+  repeat
+    local _, message, code = conn:notifications(math.max(0.001, turn - clock.now()))
+    if message then
+      return nil, message, code
+    end
+  until clock.now() >= turn
+  return true
+end
+
 -- Works the job here. Where another worker was first, waits for it; its end is announced on ate_jobs.
-local function finish(s, w, id)
+local function finish(s, w, id, quiet)
   local conn = s.database
   assert(conn:listen "ate_jobs")
   local deadline = clock.now() + 300
@@ -64,7 +83,15 @@ local function finish(s, w, id)
     elseif job.status == "failed" or job.status == "cancelled" then
       return nil, ("generate: the job %s: %s"):format(job.status, job.error_message), "failed"
     end
-    conn:notifications(1)
+    local ok
+    if job.status == "queued" and job.wait > 0 then
+      ok, message, code = wait_for_turn(conn, job, quiet)
+    else
+      ok, message, code = conn:notifications(1)
+    end
+    if not ok and message then
+      return nil, message, code
+    end
   until clock.now() > deadline
   return nil, "generate: another worker holds the job and has not finished it in 5 minutes", "timeout"
 end
@@ -104,7 +131,7 @@ function M.run(args)
     -- Only where the files of this host show it: without --json, on a terminal.
     local watcher = not args.json and progress.start(s.store:staging())
     local ok
-    ok, message, code = finish(s, w, id)
+    ok, message, code = finish(s, w, id, args.json)
     w:release()
     if watcher then
       watcher:stop()
