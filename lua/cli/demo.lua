@@ -16,11 +16,13 @@ local token = require "api.token"
 local work = require "cli.work"
 
 local M = {
-  for_people_only = true,
-  example = "SERVE=0 atelier demo",
+  example = "SERVE=0 atelier demo\nSERVE=0 atelier demo --json | jq .files",
 }
 
-function M.options() end
+function M.options(parser)
+  parser:description("Ends in serving what it made, until Control-C; with SERVE=0 it ends at once.\n"
+    .. "With --json the object comes before it serves: the files, and the service's url where it does.")
+end
 
 local DEMO = {
   { device = "DEMO-STARTER-001", plan = "starter", user = "d0000000-0000-4000-8000-000000000001" },
@@ -187,6 +189,7 @@ local function check(s, path, customer, key)
   return opened
 end
 
+-- Gives back what --json tells of it.
 local function show_customer(s, customer, timing, all_plans)
   local file = must(s.database:query(FILE, { customer.device }))[1]
   must(file, "demo: no file is recorded for " .. customer.device)
@@ -208,7 +211,8 @@ local function show_customer(s, customer, timing, all_plans)
     term.field("stages", ("render, run, zip and seal %s · store durably %s"):format(term.duration(timing.build),
       term.duration(timing.store)))
   end
-  return path, key
+  return { device_hash = customer.device, plan = customer.plan, license_key = key, path = path,
+    checksum = file.checksum, file_size = file.file_size_bytes, generation = file.generation }
 end
 
 local NEXT = [[
@@ -253,7 +257,10 @@ local function prepare_service(s, was_running)
   return started
 end
 
-function M.run()
+function M.run(args)
+  if args.json then
+    rawset(_G, "print", function() end) -- nothing but the object
+  end
   -- Never puts demo customers into somebody's own database, nor their files into a store. The service's processes read
   -- the environment, too.
   stdlib.setenv("ATELIER_STORE", "local")
@@ -267,19 +274,23 @@ function M.run()
     purchase(s)
     local timing = make_files(s)
     local all_plans = must(s.database:query "select display_name, tools from plans order by price_jpy")
-    local path, key
-    for _, customer in ipairs(DEMO) do
-      path, key = show_customer(s, customer, timing[customer.device], all_plans)
+    local files = json.array {}
+    for i, customer in ipairs(DEMO) do
+      files[i] = show_customer(s, customer, timing[customer.device], all_plans)
     end
-    local exe = host.exe
-    print(NEXT:format(exe, path, DEMO[#DEMO].device, key, exe, exe, exe))
+    local exe, last = host.exe, files[#files]
+    print(NEXT:format(exe, last.path, last.device_hash, last.license_key, exe, exe, exe))
     if os.getenv "SERVE" ~= "0" then
       started = prepare_service(s, cluster and cluster.running)
     end
-    return { files = json.array {} }
+    return { files = files, url = started and started:url() }
   end)
   if not result or not started then
     return result, message, code
+  end
+  if args.json then -- now: this process becomes the service, which prints nothing more
+    require("cli").print_json(result)
+    args.json = nil
   end
   return started:go { private = "only" }
 end

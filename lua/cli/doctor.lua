@@ -25,11 +25,19 @@ function M.run(args)
     return nil, message, code
   end
   local findings = doctor.examine(values, not args.json and print_finding or nil)
-  local counts = { ok = 0, warn = 0, fail = 0 }
+  local counts, first = { ok = 0, warn = 0, fail = 0 }, nil
   for _, finding in ipairs(findings) do
+    if finding.status == "fail" then
+      first = first or ("%s: %s: %s"):format(finding.part, finding.what, finding.detail)
+    end
     counts[finding.status] = counts[finding.status] + 1
   end
-  return { findings = json.array(findings), counts = counts, exit = counts.fail > 0 and 1 or 0 }
+  local result = { findings = json.array(findings), counts = counts }
+  if counts.fail > 0 then
+    result.ok, result.exit, result.code = false, 1, "findings"
+    result.message = ("%d to mend; the first: %s"):format(counts.fail, first)
+  end
+  return result
 end
 
 function M.show(result)

@@ -80,6 +80,8 @@ local function build_parser(chosen)
       command.options(sub)
       if not command.for_people_only then
         sub:flag("--json", "Print one JSON object on standard output.")
+      else
+        sub:epilog(sub._epilog .. "\n\nThere is no --json here: what this prints is for people, or a script's own.")
       end
     end
   end
@@ -138,8 +140,9 @@ local function failure(args, message, code)
   return EXIT[code] or (REFUSED[code] and 3) or 1
 end
 
--- The one object of --json; of the warnings it has the codes, which scripts compare.
-local function print_json(result)
+--- Prints the one object of --json; of the warnings it has the codes, which scripts compare.
+-- @tparam table result of a command
+function M.print_json(result)
   local object = { ok = true, code = "ok", message = "done" }
   for name, value in pairs(result) do
     if name ~= "exit" then
@@ -155,7 +158,7 @@ end
 
 local function success(command, result, args)
   if args.json then
-    print_json(result)
+    M.print_json(result)
     return result.exit or 0
   end
   for _, warning in ipairs(result.warnings or {}) do
@@ -211,6 +214,9 @@ local function run(argv)
   end
   local ok, args = parser:pparse(argv)
   if not ok then
+    if args:find("'--json'", 1, true) and chosen_parser and load_command(chosen).for_people_only then
+      args = ("`atelier %s` has no --json: what it prints is for people, or a script's own"):format(chosen)
+    end
     return usage_error(chosen_parser or parser, args, argv)
   end
   args.tail = tail or {}

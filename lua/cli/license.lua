@@ -11,7 +11,8 @@ function M.options(parser)
   parser:option("--template", "The template's name.", "smartgram"):argname "T"
 end
 
-local FIND = [[select d.id::text as device_id, f.master_key_id, f.expires_at
+local FIND = [[select d.id::text as device_id, f.master_key_id, f.expires_at,
+    exists (select from ate_templates where name = $2) as has_template
   from devices d left join (ate_files f join ate_templates t on t.id = f.template_id and t.name = $2)
     on f.device_id = d.id
   where d.device_hash = $1]]
@@ -25,6 +26,9 @@ function M.run(args)
     local row = rows[1]
     if not row then
       return nil, ("license: device %s: is unknown"):format(args.device), "unknown_device"
+    end
+    if not row.has_template then
+      return nil, ("license: template %s: is unknown"):format(args.template), "unknown_template"
     end
     -- A device without a file would get its first from the current key.
     local id = row.master_key_id ~= json.null and row.master_key_id or nil

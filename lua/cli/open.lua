@@ -3,6 +3,7 @@ local json = require "atelier.json"
 local keyring = require "ate.keyring"
 local open = require "ate.open"
 local pubkey = require "ate.pubkey"
+local session = require "cli.session"
 local term = require "cli.term"
 
 local M = {
@@ -57,24 +58,33 @@ end
 --- The signers to trust: the one that is asked for, else those of the key ring where there is one.
 -- @tparam[opt] string signer
 -- @treturn[1] table for ate.open: signer or trusted
+-- @treturn[1] {table,...} warnings: of a configuration that is wrong
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
 function M.trust(signer)
   if signer then
     local public, message, code = pubkey.read(signer)
-    return public and { signer = public }, message, code
+    if not public then
+      return nil, message, code
+    end
+    return { signer = public }, {}
   end
-  local values, message, code = config.load()
-  if not values then
-    return nil, message, code
-  end
-  local ring
-  ring, message, code = keyring.load(values.keyring)
+  local values, problems = config.look()
+  local ring, message, code = keyring.load(values.keyring)
   if not ring and code ~= "ENOENT" then
     return nil, message, code
   end
-  return { trusted = ring and ring:trusted() or {} }
+  return { trusted = ring and ring:trusted() or {} }, session.warnings(problems)
+end
+
+--- A result's own warnings, after others.
+-- @tparam {table,...} warnings
+-- @tparam table result
+-- @treturn table result
+function M.with_warnings(warnings, result)
+  result.warnings = table.move(result.warnings or {}, 1, #(result.warnings or {}), #warnings + 1, warnings)
+  return result
 end
 
 function M.run(args)
@@ -82,10 +92,9 @@ function M.run(args)
   if not key then
     return nil, message, code
   end
-  local trust
-  trust, message, code = M.trust(args.signer)
+  local trust, warnings, why = M.trust(args.signer)
   if not trust then
-    return nil, message, code
+    return nil, warnings, why
   end
   local opened
   opened, message, code = open.open(args.file, {
@@ -102,7 +111,7 @@ function M.run(args)
   opened.metadata = opened.metadata or json.null
   opened.entries = json.array(opened.entries)
   opened.extracted_to = args.extract
-  return opened
+  return M.with_warnings(warnings, opened)
 end
 
 function M.show(result)

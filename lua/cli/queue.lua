@@ -1,4 +1,5 @@
 local json = require "atelier.json"
+local schema = require "api.schema"
 local session = require "cli.session"
 local term = require "cli.term"
 
@@ -34,7 +35,20 @@ local CHANGE = {
   retry = "select retry_ate_generation($1::uuid)::text as id",
   cancel = "select case when cancel_ate_generation($1::uuid) then $1 end as id",
 }
-local REFUSALS = { ["22P02"] = "bad_id", AT006 = "unknown_job", AT007 = "bad_state" }
+local REFUSALS = { AT006 = "unknown_job", AT007 = "bad_state" }
+
+local UUID = schema.uuid()
+
+-- All are looked at before anything is done.
+local function refuse_ids(action, ids)
+  for _, id in ipairs(ids) do
+    if schema.fault(UUID, id) then
+      return nil, ("queue %s: %s: is no job's id, which is a UUID as `atelier queue list` shows it"):format(action, id),
+        "bad_id"
+    end
+  end
+  return true
+end
 
 local function change(conn, action, ids)
   local done = json.array {}
@@ -53,6 +67,12 @@ local function change(conn, action, ids)
 end
 
 function M.run(args)
+  if args.action ~= "list" then
+    local ok, message, code = refuse_ids(args.action, args.id)
+    if not ok then
+      return nil, message, code
+    end
+  end
   return session.with(function(s)
     if args.action ~= "list" then
       return change(s.database, args.action, args.id)

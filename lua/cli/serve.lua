@@ -14,7 +14,8 @@ function M.options(parser)
   parser:option("--pid-file", "Write the master's process id there while it runs."):argname "FILE"
   parser:description("Serves until told to stop: HTTP, workers and keeper, over the configured database.\n"
     .. "SIGTERM or Control-C drains and ends; a second one does not wait. SIGHUP reloads. Logs go to standard error.\n"
-    .. "A database that is away is waited for; one whose schema is old is refused: run `atelier migrate`.")
+    .. "A database that is away is waited for; one whose schema is old is refused: run `atelier migrate`.\n"
+    .. "With --json the object comes once it serves (url, pid, generation), or says why it does not.")
 end
 
 -- What can be known of the database before anything starts. That it is away is no reason not to: it may come.
@@ -49,7 +50,7 @@ function M.run(args)
   if not ok then
     return nil, message, code
   end
-  return started:go { watch = args.watch, pid_file = args.pid_file }
+  return started:go { watch = args.watch, pid_file = args.pid_file, json = args.json }
 end
 
 return M

@@ -15,11 +15,14 @@ local QUEUE = [[select status, count(*)::int as jobs, extract(epoch from now() -
   from file_generation_queue where status in ('queued', 'processing', 'failed') group by status]]
 
 function M.options(parser)
-  parser:description("Tells of the service over this configuration's state folder. Exit code 0: it runs and is ready.")
+  parser:description("Tells of the service over this configuration's state folder. Exit code 0: it runs\n"
+    .. "and is ready. A configuration that is broken is told of, too, and does not hide the service.")
 end
 
--- A master that was killed leaves its file behind, and its number may be another process's by now.
-local function is_master(pid)
+--- Whether a process is a master. One that was killed leaves its file behind, and its number may be another's by now.
+-- @tparam integer pid
+-- @treturn boolean
+function M.is_master(pid)
   local file = signal.kill(pid, 0) and io.open(("/proc/%d/cmdline"):format(pid), "r")
   local title = file and file:read "a" or ""
   if file then
@@ -69,18 +72,25 @@ local function ask_queue(values)
   return queue
 end
 
-function M.run()
-  local values, message, code = config.load()
-  if not values then
-    return nil, message, code
+local function warnings_of(problems)
+  local list = {}
+  for i, problem in ipairs(problems) do
+    list[i] = { code = "config", message = problem .. "; a service that runs goes on with what it had" }
   end
+  return list
+end
+
+function M.run()
+  -- Asked most urgently where the configuration is broken: the service goes on with the former one.
+  local values, problems = config.look()
   local state = launch.state(values)
-  if not state or not is_master(state.pid) then
+  if not state or not M.is_master(state.pid) then
     return { ok = false, code = "not_running", message = "not running", exit = 1, running = false, ready = false,
-      state_dir = values.state_dir }
+      state_dir = values.state_dir, warnings = warnings_of(problems), config_errors = json.array(problems) }
   end
   local answer = ask_ready(state.url)
-  local result = { running = true, ready = answer.ready, reason = answer.reason, pid = state.pid, url = state.url,
+  local result = { running = true, warnings = warnings_of(problems), config_errors = json.array(problems),
+    ready = answer.ready, reason = answer.reason, pid = state.pid, url = state.url,
     generation = state.generation, since = state.since, started_at = state.started_at, reload = state.reload,
     stopping = state.stopping, processes = json.array(state.processes),
     queue = ask_queue(values), exit = answer.ready and 0 or 1 }

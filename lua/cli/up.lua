@@ -16,7 +16,8 @@ function M.options(parser)
   parser:option("--pid-file", "Write the master's process id there while it runs."):argname "FILE"
   parser:description("Everything at once: a private Postgres unless DATABASE_URL is set, its schema, the shipped\n"
     .. "templates when none is published, keys; then it serves as `atelier serve` does. A Postgres that this\n"
-    .. "command started stops with it (for root it runs as user postgres); one that ran already goes on.")
+    .. "command started stops with it (for root it runs as user postgres); one that ran already goes on.\n"
+    .. "With --json the object comes once it serves (url, pid, generation), or says why it does not.")
 end
 
 local function say(label, text)
@@ -102,7 +103,8 @@ function M.run(args)
     return nil, message, code
   end
   say("Service", started:url() .. "/dashboard")
-  return started:go { watch = args.watch, pid_file = args.pid_file, private = is_private and "1" or nil }
+  return started:go { watch = args.watch, pid_file = args.pid_file, json = args.json,
+    private = is_private and "1" or nil }
 end
 
 return M

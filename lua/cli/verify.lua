@@ -1,6 +1,6 @@
 local json = require "atelier.json"
 local open = require "ate.open"
-local trust = require("cli.open").trust
+local opening = require "cli.open"
 local term = require "cli.term"
 
 local M = {
@@ -13,13 +13,12 @@ function M.options(parser)
 end
 
 function M.run(args)
-  local trusted, message, code = trust(args.signer)
+  local trusted, warnings, why = opening.trust(args.signer)
   if not trusted then
-    return nil, message, code
+    return nil, warnings, why
   end
-  local verified
-  verified, message, code = open.verify(args.file, trusted)
-  return verified, message, code
+  local verified, message, code = open.verify(args.file, trusted)
+  return verified and opening.with_warnings(warnings, verified), message, code
 end
 
 function M.show(result)

@@ -197,7 +197,8 @@ function Launch:own_postgres()
 end
 
 --- Becomes the master; returns only when that fails.
--- @tparam table options watch, pid_file; private: "1" when a private cluster may be used, "only" when nothing else
+-- @tparam table options watch, pid_file, json (tell on standard output once it serves);
+--   private: "1" when a private cluster may be used, "only" when nothing else
 -- @treturn nil
 -- @treturn string message
 -- @treturn string code
@@ -212,7 +213,7 @@ function Launch:go(options)
   stdlib.setenv("ATELIER_MASTER", assert(json.encode {
     run = self.run, host = self.config.listen_host, listen_fd = listen_fd, lock_fd = self.lock_fd,
     log = { level = self.config.log_level, format = self.config.log_format },
-    watch = options.watch, pid_file = options.pid_file,
+    watch = options.watch, pid_file = options.pid_file, json = options.json,
     postgres = is_ours and self.config.state_dir .. "/postgres" or nil,
   }))
   io.stdout:flush()

@@ -66,11 +66,13 @@ function Master:changed(what, reason)
   self.report:changed()
   if what == "taken" then
     local plan = self.current.plan
+    self.report:announce()
     log.info("serving", { generation = self.number, url = self:url(), fronts = plan.fronts, workers = plan.workers })
   elseif self.is_stopping then
     return
   elseif not self.current then
     log.error("service not started", { reason = reason })
+    self.report:announce(reason)
     return self:stop(1)
   else
     log.error("reload refused, the old generation goes on", { reason = reason, generation = self.current.number })

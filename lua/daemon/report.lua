@@ -15,7 +15,8 @@ local Report = {}
 Report.__index = Report
 
 --- What `atelier serve` found out before it became the master.
--- @treturn table run (folder), host, listen_fd, lock_fd, watch, pid_file, postgres (folder of what to stop at the end)
+-- @treturn table run (folder), host, listen_fd, lock_fd, watch, pid_file, json, postgres (folder of what to
+--   stop at the end)
 function M.options()
   local options = assert(json.decode(os.getenv "ATELIER_MASTER" or ""), "started by `atelier serve` alone")
   log.configure(options.log)
@@ -136,8 +137,21 @@ local function stop_postgres(dir)
   end
 end
 
+--- For `--json`: the one object on standard output, once the service serves or cannot.
+-- @tparam ?string fault why it cannot
+function Report:announce(fault)
+  if self.owner.options.json and not self.is_announced then
+    self.is_announced = true
+    io.stdout:write(assert(json.encode { ok = not fault, code = fault and "not_started" or "ok",
+      message = fault and "serve: " .. fault or "serving", warnings = json.array {}, url = self.owner:url(),
+      pid = unistd.getpid(), generation = self.owner.number }), "\n")
+    io.stdout:flush()
+  end
+end
+
 --- The service is over: what it had put into the world goes.
 function Report:close()
+  self:announce "told to stop before it served"
   local options = self.owner.options
   if options.postgres then
     stop_postgres(options.postgres)

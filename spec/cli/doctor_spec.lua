@@ -35,8 +35,11 @@ describe("atelier doctor", function()
   end
 
   it("says that the schema is not there, and how to make it", function()
-    local code, found = examine()
+    local code, found, text = examine()
     assert.equal(1, code)
+    local answer = json.decode(text)
+    assert.same({ false, "findings" }, { answer.ok, answer.code })
+    assert.matches("^%d to mend; the first: database: schema: ", answer.message)
     assert.equal("fail", found["database schema"].status)
     assert.matches("atelier migrate", found["database schema"].remedy, 1, true)
     assert.equal("ok", found["database connection"].status)

@@ -237,6 +237,62 @@ describe("atelier", function()
     end
   end)
 
+  it("copies its files to another store, and misses none silently", function()
+    for words, expected in pairs { ["local bogus"] = { 2, "usage" }, ["bogus local"] = { 2, "usage" },
+      ["local:/typo local:" .. out .. "/x"] = { 3, "no_source" } } do
+      local from, to = words:match "(%S+) (%S+)"
+      local code, answer = ask { "storage", "copy", from, to }
+      assert.same(expected, { code, answer.code })
+    end
+    assert.equal(0, #select(2, program.shell("ls -d /typo " .. out .. "/x")))
+    local code, answer = ask { "storage", "copy", "local", "local:" .. out .. "/copied" }
+    assert.same({ 0, true, 0 }, { code, answer.ok, answer.failed }, answer.message)
+    assert.equal(0, (program.shell(("rm -r %s/copied/generated/DEMO-PRO-001"):format(out))))
+    code, answer = ask { "storage", "copy", "local:" .. out .. "/copied", "local:" .. out .. "/again" }
+    assert.same({ 1, false, "incomplete" }, { code, answer.ok, answer.code })
+    assert.matches("generated/DEMO%-PRO%-001/.*is recorded, but not to be had", answer.message)
+  end)
+
+  it("has no licence key for a template that is none", function()
+    local code, answer = ask { "license", "--device", "DEMO-PRO-001", "--template", "nope" }
+    assert.same({ 3, "unknown_template" }, { code, answer.code })
+  end)
+
+  it("opens and verifies with a configuration that is broken, and warns", function()
+    local conf = out .. "/broken.conf.lua"
+    local file <close> = assert(io.open(conf, "w"))
+    file:write("return { fronts = 0 }")
+    file:flush()
+    local key = licence_of "DEMO-MAX-001"
+    local _, made = ask { "generate", "--device", "DEMO-MAX-001", "--out", out .. "/whole.ate" }
+    assert.is_true(made.ok)
+    local code, opened = ask({ "open", out .. "/whole.ate", "--device", "DEMO-MAX-001", "--license", key },
+      { ATELIER_CONFIG = conf })
+    assert.same({ 0, { "config" } }, { code, { table.unpack(opened.warnings) } })
+    local verified
+    code, verified = ask({ "verify", out .. "/whole.ate" }, { ATELIER_CONFIG = conf })
+    assert.same({ 0, { "config" } }, { code, { table.unpack(verified.warnings) } })
+  end)
+
+  it("waits between the runs of a job that fails for a reason that may pass", function()
+    assert(os.rename(state .. "/files/templates", out .. "/hidden"))
+    assert(os.execute(("mkdir -p %s/none"):format(out)))
+    local code, _, err = run({ "generate", "--device", "DEMO-MAX-001" }, { ATELIER_TEMPLATES = out .. "/none" })
+    assert(os.rename(out .. "/hidden", state .. "/files/templates"))
+    assert.equal(1, code)
+    for n = 1, 3 do
+      assert.matches(("run %d failed: .*; again in "):format(n), err)
+    end
+    assert.is_nil(err:find("run 4 failed", 1, true))
+  end)
+
+  it("shows the demo as one object", function()
+    local code, answer = ask({ "demo" }, { SERVE = "0" })
+    assert.same({ 0, true, 3 }, { code, answer.ok, #answer.files })
+    assert.same({ "DEMO-STARTER-001", "starter" }, { answer.files[1].device_hash, answer.files[1].plan })
+    assert.matches("^%w+%-", answer.files[3].license_key)
+  end)
+
   it("prints the environment for eval, and stops the private Postgres", function()
     local code, text = run { "env" }
     assert.equal(0, code)

@@ -34,4 +34,49 @@ describe("atelier refuses", function()
     assert.equal("ENOENT", object.code)
     assert.matches("/nonexistent/\u{FFFD}\u{FFFD}\u{FFFD}.ate", object.message, 1, true)
   end)
+
+  it("--json where it makes no sense, and says so in the help", function()
+    for _, name in ipairs { "run", "repl", "man", "completion" } do
+      local code, out = program.run { name, "--json" }
+      local object = assert(json.decode(out), out)
+      assert.same({ 2, false, "usage" }, { code, object.ok, object.code })
+      assert.matches(("`atelier %s` has no --json"):format(name), object.message, 1, true)
+      assert.matches("There is no --json here", select(2, program.run { name, "--help" }), 1, true)
+    end
+  end)
+
+  it("ids of jobs that are none, before it asks the database", function()
+    for _, action in ipairs { "retry", "cancel" } do
+      local code, out = program.run({ "queue", action, "x", "--json" }, { DATABASE_URL = "postgresql://nobody@127.0.0.1:1/x" })
+      local object = assert(json.decode(out), out)
+      assert.same({ 3, "bad_id" }, { code, object.code })
+      assert.matches("x: is no job's id, which is a UUID", object.message, 1, true)
+    end
+  end)
+
+  it("to print a password", function()
+    local dir = program.folder()
+    local path = dir .. "/c.lua"
+    local function env(text, url)
+      local file <close> = assert(io.open(path, "w"))
+      file:write(text)
+      file:close()
+      local code, out, err = program.run({ "env" }, { ATELIER_CONFIG = path, DATABASE_URL = url })
+      assert.equal(0, code, err)
+      assert.is_nil((out .. err):find("hush", 1, true))
+      assert.equal(0, (program.shell("eval " .. ("%q"):format(out))))
+      return out, err, json.decode((select(2,
+        program.run({ "env", "--json" }, { ATELIER_CONFIG = path, DATABASE_URL = url }))))
+    end
+    local out, _, object = env("return {}", "postgresql://me:hush@h/d")
+    assert.equal("# DATABASE_URL is set in the environment\n", out)
+    assert.is_nil(object.database_url)
+    out, _, object = env "return { database_url = 'postgresql://me:hu@hush@h/d?sslmode=require' }"
+    assert.equal("DATABASE_URL='postgresql://me@h/d?sslmode=require'\n", out)
+    assert.same({ "password" }, { table.unpack(object.warnings) })
+    out = env "return { database_url = 'host=h password=hush' }"
+    assert.matches("^# ", out)
+    assert.equal("DATABASE_URL='postgresql://me@h/d'\n", (env "return { database_url = 'postgresql://me@h/d' }"))
+    program.remove(dir)
+  end)
 end)

@@ -31,6 +31,42 @@ describe("serve", function()
     server:close()
   end)
 
+  it("prints one object once it serves, and no other", function()
+    service = services.new()
+    service:start("serve", "--json")
+    local answer = assert(json.decode(service.master.output()))
+    assert.same({ true, "ok", "serving", service.master.pid, 1, service:state().url, json.array {} }, { answer.ok,
+      answer.code, answer.message, answer.pid, answer.generation, answer.url, answer.warnings })
+    service:reload()
+    service:stop()
+    assert.same(answer, json.decode(service.master.output()))
+  end)
+
+  it("prints one object when its first generation is refused", function()
+    service = services.new()
+    service:write("lua/daemon/worker.lua", "x = (")
+    local code, answer = refused("serve", "--json")
+    assert.equal(1, code)
+    assert.same({ false, "not_started" }, { answer.ok, answer.code })
+    assert.matches("worker.lua", answer.message, 1, true)
+  end)
+
+  it("is told of where the configuration is broken meanwhile", function()
+    service = services.new()
+    service:start()
+    local path = service.dir .. "/atelier.conf.lua"
+    local before = services.slurp(path)
+    local file = assert(io.open(path, "w"))
+    file:write((before:gsub("return {", "return { fronts = 0,", 1)))
+    file:close()
+    local code, answer = refused("status", "--json")
+    assert.same({ 0, true, true, service.master.pid, { "config" } }, { code, answer.ok, answer.ready, answer.pid,
+      { table.unpack(answer.warnings) } })
+    assert.matches("fronts must be above 0", answer.config_errors[1], 1, true)
+    assert.matches("fronts must be above 0", select(3, refused "status"), 1, true)
+    service:stop()
+  end)
+
   it("refuses an address that is none", function()
     service = services.new()
     service:configure { listen_host = "nowhere.example" }
