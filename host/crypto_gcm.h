@@ -8,6 +8,7 @@ Owns nothing between calls: the engine's cipher context is empty again after eac
 #define ATELIER_CRYPTO_GCM_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -193,6 +194,8 @@ static int l_gcm_open(lua_State *L)
 
 /* ==== file to file ============================================================================= */
 
+enum { WRITE_BACK = 8 * FILE_CHUNK };
+
 enum stream_result { STREAM_DONE = 0, STREAM_READ, STREAM_WRITE, STREAM_SHORT, STREAM_LONG, STREAM_MEMORY, STREAM_CRYPTO };
 
 /* A piece of the source: bytes that Lua keeps, or what is next in a file. */
@@ -208,7 +211,8 @@ struct stream {
     struct part *parts;
     size_t count;
     FILE *dst;          /* NULL: verify only */
-    int write_back;
+    int write_back;     /* the disk begins at once, lest all be left to the fsync at the end */
+    int64_t begun;      /* how much it has begun with */
     EVP_MD_CTX *hash;   /* of the ciphertext; NULL: none */
     struct managed *buffer;
     int64_t length;     /* how much to read; -1: to the end */
@@ -361,6 +365,20 @@ static size_t stream_read(struct stream *s, unsigned char *out, size_t want, int
     return got;
 }
 
+static enum stream_result stream_write(struct stream *s, const unsigned char *p, size_t n)
+{
+    errno = 0;
+    if (s->dst != NULL && fwrite(p, 1, n, s->dst) != n)
+        return stream_fail(s, STREAM_WRITE, errno);
+    s->done += (int64_t)n;
+    if (s->write_back && s->dst != NULL && s->done - s->begun >= WRITE_BACK) {
+        /* Only advice: what fails here fails again at the fsync. 0 bytes: all that is there and not begun. */
+        sync_file_range(fileno(s->dst), 0, 0, SYNC_FILE_RANGE_WRITE);
+        s->begun = s->done;
+    }
+    return STREAM_DONE;
+}
+
 /* One chunk, transformed in place. The hash sees ciphertext, so it runs after sealing and before opening. */
 static enum stream_result stream_chunk(struct engine *e, struct stream *s, unsigned char *p, size_t n)
 {
@@ -370,11 +388,7 @@ static enum stream_result stream_chunk(struct engine *e, struct stream *s, unsig
         return STREAM_CRYPTO;
     if (s->seal && !stream_hash(s, p, n))
         return STREAM_CRYPTO;
-    errno = 0;
-    if (s->dst != NULL && fwrite(p, 1, n, s->dst) != n)
-        return stream_fail(s, STREAM_WRITE, errno);
-    s->done += (int64_t)n;
-    return STREAM_DONE;
+    return stream_write(s, p, n);
 }
 
 /* Chunks until the length is reached or the source ends. */
@@ -399,31 +413,28 @@ static enum stream_result stream_chunks(struct engine *e, struct stream *s)
     return result == STREAM_DONE && s->done < s->length ? STREAM_SHORT : result;
 }
 
-/* The same for what is sealed and long, with a second thread for all that comes after the encryption. */
+/* The same for what is sealed and long, with a second thread for the hash. */
 static enum stream_result stream_relayed(struct engine *e, struct stream *s, struct relay *r)
 {
     enum stream_result result = STREAM_DONE;
-    unsigned char *p;
+    size_t got = 1;
     int err = 0;
 
-    while (result == STREAM_DONE && s->done < s->length && (p = relay_buffer(r)) != NULL) {
+    while (result == STREAM_DONE && got != 0 && s->done < s->length) {
         const int64_t left = s->length - s->done;
-        const size_t got = stream_read(s, p, left < FILE_CHUNK ? (size_t)left : FILE_CHUNK, &err);
+        unsigned char *const p = relay_buffer(r);
 
-        if (err != 0)
+        got = stream_read(s, p, left < FILE_CHUNK ? (size_t)left : FILE_CHUNK, &err);
+        if (err != 0) {
             result = stream_fail(s, STREAM_READ, err);
-        else if (got == 0)
-            break;
-        else if (!gcm_update(e->cipher, p, p, got))
+        } else if (!gcm_update(e->cipher, p, p, got)) {
             result = STREAM_CRYPTO;
-        else
+        } else if (got > 0) {
             relay_pass(r, got);
-        s->done += (int64_t)got;
+            result = stream_write(s, p, got);
+        }
     }
-    relay_end(r);
-    if (result == STREAM_DONE && r->fault == RELAY_WRITE)
-        return stream_fail(s, STREAM_WRITE, r->err);
-    if (result == STREAM_DONE && r->fault == RELAY_HASH)
+    if (!relay_end(r) && result == STREAM_DONE)
         return STREAM_CRYPTO;
     return result == STREAM_DONE && s->done < s->length ? STREAM_SHORT : result;
 }
@@ -438,7 +449,7 @@ static enum stream_result stream_run(struct engine *e, struct stream *s, const s
         return STREAM_MEMORY;
     if (!gcm_start(e, s->seal, a))
         return STREAM_CRYPTO;
-    if (s->seal && s->length >= RELAY_FROM && relay_start(&relay, s->hash, s->dst, s->write_back))
+    if (s->seal && s->hash != NULL && s->length >= RELAY_FROM && relay_start(&relay, s->hash))
         result = stream_relayed(e, s, &relay);
     else
         result = stream_chunks(e, s);

@@ -1,21 +1,18 @@
 /*
- * crypto_relay.h: a second thread that hashes and writes what the first one has encrypted.
+ * crypto_relay.h: a second thread that hashes what the first one has encrypted, while that one writes it.
  *
- * SHA-256 takes longer than AES-GCM, and a write to the page cache as long: one after the other they are a third of
- * what two processors do. Owns: the thread, and the buffers that pass between the two. Must not know Lua.
+ * SHA-256 takes longer than AES-GCM, and a write to the page cache as long: one after the other they are half of what
+ * two processors do. Owns: the thread, and the buffers that pass between the two. Must not know Lua.
  */
 #ifndef ATELIER_CRYPTO_RELAY_H
 #define ATELIER_CRYPTO_RELAY_H
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 
 #include "crypto_hash.h"
 
-enum { RELAY_BUFFERS = 3, RELAY_FROM = 8 * FILE_CHUNK, RELAY_WRITE_BACK = 8 * FILE_CHUNK };
-
-enum relay_fault { RELAY_FINE = 0, RELAY_WRITE, RELAY_HASH };
+enum { RELAY_BUFFERS = 3, RELAY_FROM = 8 * FILE_CHUNK };
 
 struct relay {
     pthread_t thread;
@@ -25,40 +22,11 @@ struct relay {
     size_t sizes[RELAY_BUFFERS];
     unsigned passed, taken; /* how many chunks so far; a buffer is free when it was taken */
     int ended;
-    enum relay_fault fault;
-    int err;          /* errno of RELAY_WRITE */
-    EVP_MD_CTX *hash; /* NULL: none */
-    FILE *dst;
-    int write_back;   /* the disk begins at once, lest all be left to the fsync at the end */
-    int64_t written, begun;
+    int failed; /* OpenSSL could not hash */
+    EVP_MD_CTX *hash;
 };
 
-static void relay_fail(struct relay *r, enum relay_fault fault, int err)
-{
-    r->fault = fault;
-    r->err = err != 0 ? err : EIO;
-}
-
-static void relay_one(struct relay *r, const unsigned char *p, size_t n)
-{
-    if (r->hash != NULL && EVP_DigestUpdate(r->hash, p, n) != 1) {
-        relay_fail(r, RELAY_HASH, 0);
-        return;
-    }
-    errno = 0;
-    if (fwrite(p, 1, n, r->dst) != n) {
-        relay_fail(r, RELAY_WRITE, errno);
-        return;
-    }
-    r->written += (int64_t)n;
-    if (r->write_back && r->written - r->begun >= RELAY_WRITE_BACK) {
-        /* Only advice: what fails here fails again at the fsync. 0 bytes: all that is there and not begun. */
-        sync_file_range(fileno(r->dst), 0, 0, SYNC_FILE_RANGE_WRITE);
-        r->begun = r->written;
-    }
-}
-
-/* Takes chunk after chunk; after a failure only so that the first thread does not wait for a buffer. */
+/* Takes chunk after chunk, also after a failure, so that the first thread does not wait for a buffer. */
 static void *relay_run(void *argument)
 {
     struct relay *const r = (struct relay *)argument;
@@ -72,8 +40,8 @@ static void *relay_run(void *argument)
         if (r->taken == r->passed)
             break;
         pthread_mutex_unlock(&r->lock);
-        if (r->fault == RELAY_FINE)
-            relay_one(r, r->buffers + (size_t)slot * FILE_CHUNK, r->sizes[slot]);
+        if (!r->failed && EVP_DigestUpdate(r->hash, r->buffers + (size_t)slot * FILE_CHUNK, r->sizes[slot]) != 1)
+            r->failed = 1;
         pthread_mutex_lock(&r->lock);
         r->taken++;
         pthread_cond_signal(&r->moved);
@@ -83,15 +51,13 @@ static void *relay_run(void *argument)
 }
 
 /* 0 when there is no memory or no thread to be had: then one thread does it all. */
-static int relay_start(struct relay *r, EVP_MD_CTX *hash, FILE *dst, int write_back)
+static int relay_start(struct relay *r, EVP_MD_CTX *hash)
 {
     sigset_t all, before;
     int err;
 
     memset(r, 0, sizeof *r);
     r->hash = hash;
-    r->dst = dst;
-    r->write_back = write_back;
     if ((r->buffers = malloc((size_t)RELAY_BUFFERS * FILE_CHUNK)) == NULL)
         return 0;
     pthread_mutex_init(&r->lock, NULL);
@@ -106,20 +72,17 @@ static int relay_start(struct relay *r, EVP_MD_CTX *hash, FILE *dst, int write_b
     return 0;
 }
 
-/* A free buffer, of FILE_CHUNK bytes; or NULL after a failure. */
+/* A free buffer, of FILE_CHUNK bytes. */
 static unsigned char *relay_buffer(struct relay *r)
 {
-    enum relay_fault fault;
-
     pthread_mutex_lock(&r->lock);
     while (r->passed - r->taken == RELAY_BUFFERS)
         pthread_cond_wait(&r->moved, &r->lock);
-    fault = r->fault;
     pthread_mutex_unlock(&r->lock);
-    return fault == RELAY_FINE ? r->buffers + (size_t)(r->passed % RELAY_BUFFERS) * FILE_CHUNK : NULL;
+    return r->buffers + (size_t)(r->passed % RELAY_BUFFERS) * FILE_CHUNK;
 }
 
-/* Hands the buffer that `relay_buffer` gave over. */
+/* Hands the buffer that `relay_buffer` gave over. It may still be read until the next is asked for. */
 static void relay_pass(struct relay *r, size_t n)
 {
     pthread_mutex_lock(&r->lock);
@@ -129,8 +92,8 @@ static void relay_pass(struct relay *r, size_t n)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* Waits until all that was passed is done. After that `fault` and `err` may be read. */
-static void relay_end(struct relay *r)
+/* Waits until all that was passed is hashed; 0 when it could not be. */
+static int relay_end(struct relay *r)
 {
     pthread_mutex_lock(&r->lock);
     r->ended = 1;
@@ -140,6 +103,7 @@ static void relay_end(struct relay *r)
     pthread_cond_destroy(&r->moved);
     pthread_mutex_destroy(&r->lock);
     free(r->buffers);
+    return !r->failed;
 }
 
 #endif

@@ -71,8 +71,8 @@ end
 
 local function show(seen)
   local share = seen.done / seen.total
-  io.stderr:write(("\r\27[K  %s  %s  %s of %s"):format(seen.stage, term.bar(share, 30), term.size(seen.done),
-    term.size(seen.total)))
+  io.stderr:write(("\r\27[K  %s  %s  %s of %s"):format(seen.stage, term.bar(share, 30, term.green),
+    term.size(seen.done), term.size(seen.total)))
 end
 
 -- Until it is killed, or nobody is left to look at.

@@ -113,13 +113,14 @@ local EIGHTHS = { "▏", "▎", "▍", "▌", "▋", "▊", "▉" }
 --- A bar: how much of a limit is used. What is used at all shows; red from nine tenths on, yellow from a half on.
 -- @tparam number share 0 to 1
 -- @tparam integer width columns
+-- @tparam[opt] function paint another colour, as for what is to reach its end
 -- @treturn string
-function M.bar(share, width)
+function M.bar(share, width, paint)
   local filled = math.max(0, math.min(share, 1)) * width * 8
   filled = math.floor(share > 0 and math.max(filled, 1) or 0)
   local part = EIGHTHS[filled % 8] or ""
   local used = ("█"):rep(filled // 8) .. part
-  local paint = share >= 0.9 and M.red or share >= 0.5 and M.yellow or M.green
+  paint = paint or share >= 0.9 and M.red or share >= 0.5 and M.yellow or M.green
   return paint(used) .. M.dim(("·"):rep(width - filled // 8 - (part ~= "" and 1 or 0)))
 end
 

@@ -401,7 +401,7 @@ describe("a worker before a store that refuses", function()
         assert(os.execute(("truncate -s 3M %s/a.mp4"):format(folder)))
       end }
     world:customer "PHONE-1"
-    for _, size in ipairs { "1m", "4m" } do
+    for _, size in ipairs { "1m", "2m" } do
       local store = small_store(size)
       assert.equal(1, assert(world:worker({ store = store }):drain()).failed)
       local job = world:jobs()[1]
