@@ -150,7 +150,7 @@ function Reactor:wait(task, timeout)
     elseif task.result then
       return true
     end
-    turn(self, math.min(deadline - clock.now(), 3600))
+    turn(self, math.max(math.min(deadline - clock.now(), 3600), 0))
   until clock.now() > deadline
   return task.result ~= nil
 end
