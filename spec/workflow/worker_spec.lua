@@ -359,10 +359,12 @@ describe("a worker before a store that refuses", function()
     local store = small_store "160k"
     local counts = assert(world:worker({ store = store }):drain())
     assert.is_true(counts.completed >= 1 and counts.failed >= 1)
-    assert.equal(6, counts.completed + counts.failed)
-    for _, job in ipairs(world:jobs "q.status <> 'completed'") do
+    -- One whose turn comes again at once may have been tried twice by now.
+    local left = world:jobs "q.status <> 'completed'"
+    assert.equal(6, counts.completed + #left)
+    for _, job in ipairs(left) do
       assert.equal("queued", job.status)
-      assert.equal(1, job.retry_count)
+      assert.is_true(job.retry_count >= 1)
       assert.equal("full", job.error_code)
       assert.matches("No space left on device", job.error_message)
     end
@@ -370,7 +372,7 @@ describe("a worker before a store that refuses", function()
     assert.equal(counts.completed, world:value "select count(*)::int from ate_files")
     assert(os.execute("mount -o remount,size=4m " .. mount))
     world:query "update file_generation_queue set run_after = now() where status = 'queued'"
-    assert.equal(counts.failed, assert(world:worker({ store = store }):drain()).completed)
+    assert.equal(#left, assert(world:worker({ store = store }):drain()).completed)
     assert.equal(6, select(2, all_files():gsub("\n", "")))
   end)
 
