@@ -123,12 +123,13 @@ ssize_t httpd_decode(char *text, size_t size, int plus)
 /* ==== headers ================================================================================== */
 
 static const char *const single_headers[] = {
-    "Host", "Content-Length", "Transfer-Encoding", "Authorization", "Content-Type", "Expect", "Range", "If-Range", "Origin",
-    "User-Agent", "Content-Encoding", "Last-Event-ID", "If-Modified-Since", "If-Unmodified-Since", "Max-Forwards", "From",
+    "Host", "Content-Length", "Transfer-Encoding", "Content-Encoding", "Content-Type", "Authorization", "Expect", "Range",
+    "If-Range", "Origin", "User-Agent", "Last-Event-ID", "If-Modified-Since", "If-Unmodified-Since", "Max-Forwards", "From",
     "Referer", "Proxy-Authorization", "Date",
 };
 
-enum { HOST, CONTENT_LENGTH, TRANSFER_ENCODING, SINGLE = sizeof single_headers / sizeof single_headers[0] };
+enum { HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONTENT_ENCODING, CONTENT_TYPE };
+enum { SINGLE = sizeof single_headers / sizeof single_headers[0] };
 
 struct scan {
     const char *expect; /* where the next name must begin */
@@ -200,6 +201,41 @@ static int read_length(const char *s, size_t n, int64_t *length)
     return n > 0;
 }
 
+/* The value of a Content-Type's charset, or NULL. */
+static const char *find_charset(const char *type, size_t size, size_t *n)
+{
+    static const char name[] = "charset=";
+    const char *end = type + size;
+
+    for (const char *p = memchr(type, ';', size); p != NULL; p = memchr(p, ';', (size_t)(end - p))) {
+        for (p++; p < end && (*p == ' ' || *p == '\t'); p++)
+            continue;
+        if ((size_t)(end - p) < sizeof name - 1 || strncasecmp(p, name, sizeof name - 1) != 0)
+            continue;
+        p += sizeof name - 1;
+        p += p < end && *p == '"';
+        for (*n = 0; p + *n < end && strchr("\"; \t", p[*n]) == NULL; ++*n)
+            continue;
+        return p;
+    }
+    return NULL;
+}
+
+/* A body is handed over as it came, and taken for UTF-8: in another form it would be another text. */
+static const struct refusal *check_body(const struct scan *scan)
+{
+    const char *coding = scan->values[CONTENT_ENCODING], *type = scan->values[CONTENT_TYPE], *charset;
+    size_t n;
+
+    if (coding != NULL && (scan->sizes[CONTENT_ENCODING] != 8 || strncasecmp(coding, "identity", 8) != 0))
+        REFUSE(415, "unsupported_media_type", "a body with a Content-Encoding");
+    charset = type != NULL ? find_charset(type, scan->sizes[CONTENT_TYPE], &n) : NULL;
+    if (charset != NULL && !(n == 5 && strncasecmp(charset, "utf-8", 5) == 0) &&
+        !(n == 8 && strncasecmp(charset, "us-ascii", 8) == 0))
+        REFUSE(415, "unsupported_media_type", "a body in a charset other than UTF-8");
+    return NULL;
+}
+
 static const struct refusal *check_framing(struct request *r, const struct scan *scan, int64_t *length)
 {
     const char *coding = scan->values[TRANSFER_ENCODING];
@@ -221,7 +257,7 @@ static const struct refusal *check_framing(struct request *r, const struct scan 
     r->has_body = coding != NULL || *length > 0;
     if (scan->expectation != NULL && strcasecmp(scan->expectation, "100-continue") != 0)
         REFUSE(417, "expectation_failed", "an expectation other than 100-continue");
-    return NULL;
+    return r->has_body ? check_body(scan) : NULL;
 }
 
 static const struct refusal *check_headers(struct request *r, const char *method, const char *version, int64_t *length)
@@ -301,8 +337,42 @@ static const struct refusal *check_query(struct request *r)
     return NULL;
 }
 
+/*
+ * The absolute form, which a client may send to any server (RFC 9112, 3.2.2): what is left is the path. Returns how many bytes
+ * go, 0 for another form, -1 for a host that is none.
+ */
+static ssize_t skip_authority(const char *target)
+{
+    size_t scheme = strncasecmp(target, "http://", 7) == 0 ? 7 : strncasecmp(target, "https://", 8) == 0 ? 8 : 0;
+    size_t host = scheme > 0 ? strcspn(target + scheme, "/?") : 0;
+
+    if (scheme == 0)
+        return 0;
+    return host > 0 && is_host(target + scheme, host) ? (ssize_t)(scheme + host) : -1;
+}
+
+static const struct refusal *check_form(struct request *r)
+{
+    ssize_t skip = skip_authority(r->target);
+    size_t left;
+
+    if (skip < 0)
+        REFUSE(400, "bad_request", "the target's host is no host");
+    if (skip == 0)
+        return NULL;
+    left = r->target_size - (size_t)skip; /* the scheme is longer than what may have to be put before the rest */
+    if (left == 0 || r->target[skip] != '/') {
+        memmove(r->target + 1, r->target + skip, left + 1);
+        r->target[0] = left == 0 && strcmp(r->method, "OPTIONS") == 0 ? '*' : '/';
+    } else {
+        memmove(r->target, r->target + skip, left + 1);
+    }
+    return NULL;
+}
+
 static const struct refusal *check_target(struct request *r)
 {
+    const struct refusal *bad;
     char *mark;
 
     if ((int64_t)r->target_size > r->server->limits.target_bytes)
@@ -312,6 +382,9 @@ static const struct refusal *check_target(struct request *r)
         if (c <= 0x20 || c >= 0x7f || c == '#')
             REFUSE(400, "bad_request", "a character in the target that must be percent-encoded");
     }
+    bad = check_form(r);
+    if (bad != NULL)
+        return bad;
     r->path = strdup(r->target);
     if (r->path == NULL)
         REFUSE(503, "unavailable", "not enough memory");

@@ -217,7 +217,7 @@ struct answer {
     unsigned status;
     const char *body; /* kept by the options table at 2 */
     size_t size;
-    int has_body, has_file, is_stream;
+    int has_body, has_file, is_stream, has_length;
     size_t head_size; /* of the headers that the program gave */
     int fd;
     off_t offset;
@@ -291,8 +291,8 @@ static int is_empty_status(unsigned status)
 /* What is to be sent, and all that can be wrong with it, but for the file. */
 static void check_answer(lua_State *L, struct answer *a)
 {
-    static const char *const names[] = {"status", "headers", "body", "file", "stream", "close", NULL};
-    lua_Integer status;
+    static const char *const names[] = {"status", "headers", "body", "file", "stream", "length", "close", NULL};
+    lua_Integer status, length;
 
     memset(a, 0, sizeof *a);
     a->fd = -1;
@@ -311,6 +311,10 @@ static void check_answer(lua_State *L, struct answer *a)
     luaL_argcheck(L, a->has_body + a->has_file + a->is_stream <= 1, 2, "one of 'body', 'file' and 'stream' is enough");
     luaL_argcheck(L, !is_empty_status(a->status) || (a->size == 0 && !a->has_file && !a->is_stream), 2,
                   "a response of this status has no body");
+    length = option_integer(L, 2, "length", -1);
+    a->has_length = length >= 0;
+    a->length = length >= 0 ? (uint64_t)length : a->size;
+    luaL_argcheck(L, length < 0 || a->is_stream || a->status == 304, 2, "option 'length' is for a stream, or status 304");
     option_boolean(L, 2, "close", 0);
     if (a->body == NULL)
         a->body = "";
@@ -334,7 +338,9 @@ static void push_head(lua_State *L, const struct request *r, const struct answer
         luaL_addvalue(&b);
         luaL_addstring(&b, "\r\n");
     }
-    if (!a->is_stream) {
+    if (is_empty_status(a->status) && !a->has_length) {
+        luaL_addstring(&b, ""); /* of a length that nobody named nothing is said: RFC 9110, 8.6 */
+    } else if (!a->is_stream || a->has_length) {
         lua_pushfstring(L, "Content-Length: %I\r\n", (LUAI_UACINT)a->length);
         luaL_addvalue(&b);
     } else if (!r->is_http10) {
@@ -354,7 +360,13 @@ static void destroy_response(void *response)
     MHD_destroy_response(response);
 }
 
-/* For HEAD: tells the length of a body that is never asked for. */
+/* Whether the answer has a body on the wire. */
+static int is_bare(const struct request *r, const struct answer *a)
+{
+    return r->is_head || is_empty_status(a->status);
+}
+
+/* For HEAD and 304: tells the length of a body that is never asked for. */
 static ssize_t never_read(void *arg, uint64_t at, char *to, size_t size)
 {
     (void)arg;
@@ -386,7 +398,7 @@ static int begin_own(lua_State *L, struct request *r, const struct answer *a, in
     r->is_answered = 1;
     r->answered_at = front_now();
     r->status = a->status;
-    r->length = r->is_head ? 0 : a->length;
+    r->length = is_bare(r, a) ? 0 : a->length;
     return 0;
 }
 
@@ -397,14 +409,14 @@ static int begun(lua_State *L, struct request *r)
     return 1;
 }
 
-/* libmicrohttpd would first read that the client sends no more, and then answer nothing. */
+/* Also where libmicrohttpd would first read that the client sends no more, and then answer nothing. */
 static int answer_last(lua_State *L, struct request *r, const struct answer *a, int list)
 {
     int n = begin_own(L, r, a, list);
 
     if (n != 0)
         return n;
-    if (!r->is_head && !writer_add(r, a->body, a->size, 0)) {
+    if (!is_bare(r, a) && !writer_add(r, a->body, a->size, 0)) {
         httpd_shut(r);
         return fail(L, "memory", "respond: not enough memory");
     }
@@ -422,12 +434,13 @@ static int answer_with(lua_State *L, struct request *r, const struct answer *a)
     lua_Integer n = (lua_Integer)lua_rawlen(L, list);
     struct managed *m;
 
-    if (r->connection->half_closed != 0)
+    /* Of a 304 that names no length libmicrohttpd would say 0, or send the end of a body. */
+    if (r->connection->half_closed != 0 || (a->status == 304 && !a->has_length))
         return answer_last(L, r, a, list);
     m = managed_new(L, destroy_response);
     if (a->fd >= 0 && !r->is_head)
         m->p = MHD_create_response_from_fd_at_offset64(a->length, a->fd, (uint64_t)a->offset);
-    else if (r->is_head && a->length != a->size)
+    else if (is_bare(r, a) && a->length != a->size)
         m->p = MHD_create_response_from_callback(a->length, 4096, never_read, NULL, NULL);
     else
         m->p = MHD_create_response_from_buffer(a->size, (void *)(uintptr_t)a->body, MHD_RESPMEM_MUST_COPY);
@@ -442,7 +455,7 @@ static int answer_with(lua_State *L, struct request *r, const struct answer *a)
         return fail(L, "memory", "respond: not enough memory");
     r->response = managed_release(m);
     r->status = a->status;
-    r->length = r->is_head ? 0 : a->length;
+    r->length = is_bare(r, a) ? 0 : a->length;
     r->head_size = a->head_size + own_head_size(a);
     httpd_answer(r);
     lua_pushboolean(L, 1);
@@ -572,13 +585,19 @@ static int answer_file(lua_State *L, struct request *r, struct answer *a, int li
 
 static int answer_stream(lua_State *L, struct request *r, const struct answer *a, int list)
 {
-    int n = begin_own(L, r, a, list);
+    int n;
 
-    if (n != 0)
+    if (r->is_head && a->has_length) {
+        lua_pushvalue(L, list);
+        return answer_with(L, r, a);
+    }
+    if ((n = begin_own(L, r, a, list)) != 0)
         return n;
     r->writer.is_stream = 1;
-    r->writer.is_chunked = !r->is_http10 && !r->is_head;
-    if (r->is_head || r->server->is_draining)
+    r->writer.is_chunked = !r->is_http10 && !r->is_head && !a->has_length;
+    r->writer.is_measured = a->has_length && !r->is_head;
+    r->writer.unsaid = a->length;
+    if (r->is_head || (r->server->is_draining && !a->has_length))
         writer_end(r);
     return begun(L, r);
 }
@@ -598,7 +617,9 @@ static struct request *check_request(lua_State *L)
  * @function request:respond
  * @tparam table response `status` (200) · `headers`: name = string, number or list of them (an empty value is left out) · one of `body` (string),
  *   `file` ({`path` or `fd` or `handle` (an open io file), `offset` (0), `length` (to its end)}), `stream` (true: see
- *   `request:write`) · `close` (false): end the connection after it
+ *   `request:write`) · `length`: of a stream, which is cut if it ends with less, or, with status 304, of what is not sent
+ *   (a 304 without it ends the connection) ·
+ *   `close` (false): end the connection after it
  * @treturn[1] boolean true
  * @return[2] nil
  * @treturn[2] string message
@@ -626,7 +647,6 @@ static int l_respond(lua_State *L)
         return answer_stream(L, r, &a, list);
     if (a.has_file)
         return answer_file(L, r, &a, list);
-    a.length = a.size;
     return answer_with(L, r, &a);
 }
 
@@ -673,6 +693,8 @@ static int l_write(lua_State *L)
         return luaL_error(L, "request is not answered yet");
     if (!is_streaming(r) || (r->writer.is_ended && !r->is_head))
         return fail_closed(L, "write");
+    if (r->writer.is_measured && size > r->writer.unsaid)
+        return luaL_error(L, "write: more than the length that the response has");
     if (r->is_head)
         size = 0;
     is_full = r->writer.queued >= (size_t)r->server->limits.stream_bytes;
@@ -704,6 +726,31 @@ static int l_request_close(lua_State *L)
     if (is_streaming(r) && r->writer.is_stream) {
         writer_end(r);
         writer_pump(r);
+    }
+    return 0;
+}
+
+/***
+ * Whose pages may read what the server itself refuses, in this process, instead of those named before.
+ * @function allow_origins
+ * @tparam {string,...} origins as a browser names them; "*": any
+ */
+static int l_allow_origins(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    for (lua_Integer i = 1; lua_rawgeti(L, 1, i) != LUA_TNIL; i++) {
+        size_t size;
+        const char *origin = luaL_checklstring(L, -1, &size);
+        luaL_argcheck(L, size < 256 && httpd_is_header_value(origin, size), 1, "not an origin");
+        lua_pop(L, 1);
+    }
+    httpd_forget_origins();
+    lua_settop(L, 1);
+    for (lua_Integer i = 1; lua_rawgeti(L, 1, i) != LUA_TNIL; i++) {
+        if (!httpd_allow_origin(lua_tostring(L, -1)))
+            return luaL_error(L, "not enough memory");
+        lua_pop(L, 1);
     }
     return 0;
 }

@@ -202,7 +202,7 @@ static enum MHD_Result queue_response(struct request *r)
         c->seen = r->begins;
         c->progress = front_now();
     }
-    ok = MHD_queue_response(c->mhd, r->status, r->response);
+    ok = httpd_queue_response(c->mhd, r->status, r->response);
     MHD_destroy_response(r->response);
     r->response = NULL;
     return ok;
@@ -255,57 +255,6 @@ void httpd_answer(struct request *r)
         resume_connection(r);
 }
 
-/*
- * A refusal before the request is read to its end, or to a client that sends no more: our own writer can wait until the
- * client has it, and is not put off by the end of what it reads.
- */
-static void refuse_early(struct request *r, unsigned status, const char *body, size_t size)
-{
-    char head[512];
-    int n = snprintf(head, sizeof head,
-                     "HTTP/1.1 %u %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-                     "Connection: close\r\n\r\n",
-                     status, httpd_reason(status), httpd_date(r->server), size);
-
-    r->is_answered = 1;
-    r->answered_at = front_now();
-    r->status = status;
-    r->length = size;
-    if (!writer_begin(r, head, (size_t)n) || (!r->is_head && !writer_add(r, body, size, 0))) {
-        httpd_shut(r);
-        return;
-    }
-    writer_end(r);
-    writer_pump(r);
-}
-
-void httpd_refuse(struct request *r, unsigned status, const char *code, const char *message)
-{
-    char body[512];
-    int n = snprintf(body, sizeof body, "{\"code\":\"%s\",\"details\":null,\"hint\":null,\"message\":\"%s\"}", code, message);
-    struct MHD_Response *response;
-
-    r->server->nrefused++;
-    if (r->phase < REQUEST_HANDLER || r->connection->half_closed != 0) {
-        refuse_early(r, status, body, (size_t)n);
-        return;
-    }
-    response = MHD_create_response_from_buffer((size_t)n, body, MHD_RESPMEM_MUST_COPY);
-    if (response == NULL || MHD_add_response_header(response, "Content-Type", "application/json") != MHD_YES) {
-        if (response != NULL)
-            MHD_destroy_response(response);
-        httpd_shut(r);
-        return;
-    }
-    if (r->response != NULL)
-        MHD_destroy_response(r->response);
-    r->response = response;
-    r->status = status;
-    r->length = r->is_head ? 0 : (uint64_t)n;
-    r->head_size = 0;
-    httpd_answer(r);
-}
-
 /* ==== requests come in ========================================================================= */
 
 static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd)
@@ -332,13 +281,12 @@ static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd
     return r;
 }
 
-static void log_refusal(const struct request *r, const struct refusal *bad)
+void httpd_log_refusal(const struct connection *c, unsigned status, const char *message)
 {
     char text[256];
 
-    snprintf(text, sizeof text, "refused: %s port %d: %u: %s", r->connection->peer, r->connection->peer_port, bad->status,
-             bad->message);
-    r->server->lua->log(r->server, "info", text);
+    snprintf(text, sizeof text, "refused: %s port %d: %u: %s", c->peer, c->peer_port, status, message);
+    c->server->lua->log(c->server, "info", text);
 }
 
 /* The header block is there, nothing of the body is. */
@@ -349,7 +297,7 @@ static void begin(struct request *r, const char *method, const char *version)
 
     r->server->nrequests++;
     if (bad != NULL) {
-        log_refusal(r, bad);
+        httpd_log_refusal(r->connection, bad->status, bad->message);
         httpd_refuse(r, bad->status, bad->code, bad->message);
         return;
     }
@@ -559,7 +507,6 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
 
 static void too_late(struct connection *c, int64_t now)
 {
-    static const char answer[] = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     struct request *r = c->request;
     struct task *t;
 
@@ -568,8 +515,7 @@ static void too_late(struct connection *c, int64_t now)
         close_both_ways(c);
     } else if (r->phase < REQUEST_HANDLER) {
         /* libmicrohttpd writes nothing while it reads; a 100 Continue went out long ago. */
-        if (send(c->source.fd, answer, sizeof answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-            c->is_gone = 1;
+        httpd_refuse_bare(c, 408, "timeout", "the request did not come in time");
         close_both_ways(c);
     } else if (r->phase == REQUEST_HANDLER) {
         t = task_of(r->task);
@@ -624,12 +570,18 @@ static void sweep(struct server *s, int64_t now)
         next = c->next;
         sweep_connection(c, now);
     }
+    httpd_sweep_lingerers(s, now);
     s->next_sweep = now + SWEEP_MS;
+}
+
+static int has_sweep(const struct server *s)
+{
+    return s->nconnections > 0 || s->lingerers != NULL;
 }
 
 int64_t httpd_due(const struct server *s)
 {
-    int64_t due = s->nconnections > 0 ? s->next_sweep : FRONT_NEVER;
+    int64_t due = has_sweep(s) ? s->next_sweep : FRONT_NEVER;
     MHD_UNSIGNED_LONG_LONG ms;
 
     if (s->is_due)
@@ -660,7 +612,7 @@ static void drain_connection(struct connection *c, int64_t now)
             close_both_ways(c);
         else if (c->deadline > now + NEW_CONNECTION_MS)
             c->deadline = now + NEW_CONNECTION_MS;
-    } else if (r->phase == REQUEST_WRITER && r->writer.is_stream && !r->writer.is_ended) {
+    } else if (r->phase == REQUEST_WRITER && r->writer.is_stream && !r->writer.is_measured && !r->writer.is_ended) {
         writer_end(r); /* what would never end by itself */
         writer_pump(r);
         t = task_of(r->task);
@@ -708,7 +660,7 @@ void httpd_turn(struct server *s)
     int64_t now = front_now();
     MHD_UNSIGNED_LONG_LONG ms;
 
-    if (s->nconnections > 0 && now >= s->next_sweep)
+    if (has_sweep(s) && now >= s->next_sweep)
         sweep(s, now);
     if (s->is_due || (MHD_get_timeout(s->daemon, &ms) == MHD_YES && ms == 0)) {
         s->is_due = 0;
@@ -736,6 +688,8 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *
     vsnprintf(text, sizeof text, format, ap);
     if (strncmp(text, "Application reported", 20) == 0)
         return; /* that we end a connection is no news */
+    if (strncmp(text, "Error processing request", 24) == 0 || strstr(text, "failed to queue error response") != NULL)
+        return; /* told by httpd_refusal.c */
     text[strcspn(text, "\n")] = '\0';
     s->lua->log(s, "debug", text);
 }
@@ -785,6 +739,7 @@ void httpd_stop(struct server *s)
     }
     for (int i = 0; i < 10 && s->connections != NULL; i++)
         MHD_run(s->daemon);
+    httpd_sweep_lingerers(s, FRONT_NEVER);
     front_unwatch(s->front, &s->daemon_source);
     if (s->listener >= 0) { /* libmicrohttpd must not shut a socket down that others share */
         MHD_quiesce_daemon(s->daemon);

@@ -1,8 +1,8 @@
 /*
  * httpd_server.h: what the parts of the HTTP server share.
  *
- * httpd_server.c takes requests from libmicrohttpd, httpd_check.c judges their framing, httpd_writer.c writes files, streams
- * and refusals itself, lua_httpd.c and the headers that it includes are the face for Lua.
+ * httpd_server.c takes requests from libmicrohttpd, httpd_check.c judges their framing, httpd_refusal.c says no,
+ * httpd_writer.c writes files and streams itself, lua_httpd.c and the headers that it includes are the face for Lua.
  */
 #ifndef ATELIER_HTTPD_SERVER_H
 #define ATELIER_HTTPD_SERVER_H
@@ -57,6 +57,8 @@ struct writer {
     uint64_t head_bytes; /* and other framing */
     uint64_t handed;     /* to the kernel, of all */
     int is_stream, is_chunked;
+    int is_measured;     /* a stream of a length that was told: `unsaid` of it are still to be written */
+    uint64_t unsaid;
     int is_ended;        /* nothing more comes */
     int is_armed;        /* waits for the socket to take more */
     int64_t progress;    /* when the client last took something */
@@ -77,6 +79,7 @@ enum request_phase {
 
 struct server;
 struct request;
+struct lingerer;
 
 struct connection {
     struct source source;
@@ -154,6 +157,8 @@ struct server {
     int64_t next_sweep;
     struct connection *connections;
     int64_t nconnections;
+    struct lingerer *lingerers; /* sockets that only wait for their clients to read a refusal */
+    int nlingerers;
     uint64_t next_id;
     uint64_t nrequests, nrefused, ncompleted, nin_flight;
     int64_t ntasks; /* handlers, and completions that are told */
@@ -196,8 +201,6 @@ int64_t httpd_due(const struct server *s);
 int httpd_is_last(const struct request *r);
 /* A response is ready in r->response: it goes out now or as soon as libmicrohttpd may. */
 void httpd_answer(struct request *r);
-/* Answers with a JSON error; where the request is not read to its end, closes the connection after it. */
-void httpd_refuse(struct request *r, unsigned status, const char *code, const char *message);
 /* The handler's coroutine is over. */
 void httpd_handler_ended(struct request *r);
 /* The connection goes, whatever was under way on it. */
@@ -208,6 +211,21 @@ void httpd_request_free(struct request *r);
 int64_t httpd_microseconds(void);
 const char *httpd_date(struct server *s);
 const char *httpd_reason(unsigned status);
+
+void httpd_log_refusal(const struct connection *c, unsigned status, const char *message);
+
+/* ==== httpd_refusal.c ========================================================================== */
+
+/* Answers with a JSON error; where the request is not read to its end, closes the connection after it. */
+void httpd_refuse(struct request *r, unsigned status, const char *code, const char *message);
+/* The same on the bare socket, which libmicrohttpd is about to close: for what it refuses itself, and for who is too slow. */
+void httpd_refuse_bare(struct connection *c, unsigned status, const char *code, const char *message);
+void httpd_sweep_lingerers(struct server *s, int64_t now);
+/* A response of ours; libmicrohttpd's own name for it is for its pages alone. */
+enum MHD_Result httpd_queue_response(struct MHD_Connection *mhd, unsigned status, struct MHD_Response *response);
+/* Whose pages may read refusals; "*" is any. 0 for want of memory. */
+int httpd_allow_origin(const char *origin);
+void httpd_forget_origins(void);
 
 /* ==== httpd_writer.c =========================================================================== */
 

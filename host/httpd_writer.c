@@ -76,6 +76,8 @@ int writer_add_chunk(struct request *r, const char *bytes, size_t size)
 
     if (size == 0)
         return 1;
+    if (w->is_measured)
+        w->unsaid -= size;
     if (!w->is_chunked)
         return add_piece(w, bytes, size, 0);
     n = snprintf(line, sizeof line, "%zx\r\n", size);
@@ -242,7 +244,8 @@ static void pump(struct request *r)
         went = send_piece(r);
     while (went > 0 && w->file_left > 0 && calls++ < SENDFILE_CALLS)
         went = send_file(r);
-    if (went < 0) {
+    /* A stream that ends before its length is cut, so that nobody takes it for the whole. */
+    if (went < 0 || (w->first == NULL && w->is_ended && w->is_measured && w->unsaid > 0)) {
         writer_abort(r);
         httpd_shut(r);
     } else if (w->first != NULL || w->file_left > 0) {
@@ -301,7 +304,7 @@ void writer_ready(struct request *r, uint32_t events)
         if ((events & (EPOLLHUP | EPOLLERR)) || (r->connection->half_closed == 0 && discard(r)))
             finish(r);
     } else if (w->state == WRITER_SENDING) {
-        if ((events & (EPOLLHUP | EPOLLERR)) || ((events & EPOLLRDHUP) && w->is_stream))
+        if ((events & (EPOLLHUP | EPOLLERR)) || ((events & EPOLLRDHUP) && w->is_stream && !w->is_measured))
             lose_stream(r);
         else
             writer_pump(r);

@@ -5,7 +5,7 @@
  * Requests are read by libmicrohttpd (httpd_server.c), judged by httpd_check.c, longer answers written by httpd_writer.c; the
  * loop is front.c. Must not know any route. Needs the host program.
  *
- * A handler is called with a request: `method`, `path` (decoded once, checked), `target` (as it came), `query` (first value by
+ * A handler is called with a request: `method`, `path` (decoded once, checked), `target` (as it came, from its path on), `query` (first value by
  * name), `repeated` (names that came more than once, or nil), `headers` (names in lower case), `body` (when there is one), `peer`,
  * `peer_port`, `version`, `id`; it may keep fields of its own in it. Any call of atelier.pg on a connection with
  * `yield = true` waits in the loop, as does everything that yields an object with the methods `socket`, `events`, `timeout` and
@@ -842,6 +842,7 @@ static const luaL_Reg httpd_funcs[] = {
     {"now", l_now},
     {"spawn", l_spawn},
     {"current", l_current},
+    {"allow_origins", l_allow_origins},
     {"live_handles", l_live_handles},
     {NULL, NULL},
 };

@@ -1,7 +1,15 @@
 --- Which other origins' pages may call the API: those that the configuration lists, exactly.
 -- Tokens travel in a header, never in cookies, so credentials are not allowed.
+-- What the server refuses before the API sees it is told of them too.
 -- @module api.cors
+local httpd = require "atelier.httpd"
+
 local M = {}
+
+-- OPTIONS * asks for all that any path takes; nothing else may have that target. (A resource, see api.)
+M[1] = { method = "OPTIONS", path = "*", auth = "none", handler = function()
+  return 204, nil, { Allow = "GET, HEAD, OPTIONS, POST" }
+end }
 
 local METHODS = "GET, HEAD, POST"
 local ASKED = "Authorization, Content-Type, If-None-Match, If-Range, Last-Event-ID, Range"
@@ -12,12 +20,14 @@ local SHOWN = "Content-Disposition, Content-Range, ETag, Repr-Digest, Retry-Afte
 -- @treturn[1] function called with the request's Origin and the answer's headers; tells whether the origin is allowed
 -- @treturn[2] nil
 function M.new(origins)
-  if #origins == 0 then
-    return nil
+  local allowed, list = {}, {}
+  for i, origin in ipairs(origins) do
+    list[i] = origin:gsub("/$", "")
+    allowed[list[i]] = true
   end
-  local allowed = {}
-  for _, origin in ipairs(origins) do
-    allowed[origin:gsub("/$", "")] = true
+  httpd.allow_origins(list)
+  if #list == 0 then
+    return nil
   end
   return function(origin, headers)
     headers["Vary"] = "Origin"

@@ -35,7 +35,7 @@ local M = {}
 
 local RESOURCES = {
   "api.health", "api.status", "api.generate", "api.files", "api.history", "api.plans", "api.license",
-  "api.download", "dashboard",
+  "api.download", "dashboard", "api.cors",
   "api.events", "api.metrics",
   "api.ops.queue", "api.ops.jobs", "api.ops.service",
 }

@@ -93,7 +93,7 @@ local function send(call, asset)
   local headers = M.policy(call.config)
   headers["Cache-Control"], headers.ETag = "no-cache", asset.etag
   if matches(call.request.headers["if-none-match"], asset.etag) then
-    return call:respond { status = 304, headers = headers }
+    return call:respond { status = 304, headers = headers, length = #asset.body }
   end
   headers["Content-Type"] = asset.type
   call:respond { status = 200, headers = headers, body = asset.body }

@@ -1,4 +1,5 @@
 -- atelier.httpd: what a server makes of requests, and which it refuses.
+local json = require "atelier.json"
 local site = require "spec.support.httpd_site"
 
 local connect, ask, get = site.connect, site.ask, site.get
@@ -111,6 +112,11 @@ describe("a server", function()
       assert.is_true(c.is_ended, "still open: " .. text)
       assert.equal(tostring(status), all:match("^HTTP/1%.1 (%d+) "), text .. "\n" .. all)
       assert.is_nil(all:find("smuggled", 1, true), text)
+      assert.same({ 1, 1 }, { select(2, all:gsub("HTTP/1%.1 %d", "")), select(2, all:gsub("\r\n\r\n", "")) }, all)
+      assert.truthy(all:find("\r\nContent-Type: application/json\r\n", 1, true), all)
+      local told = json.decode(all:match "\r\n\r\n(.*)")
+      assert.same({ "string", json.null, json.null, "string" },
+        { type(told.code), told.details, told.hint, type(told.message) })
     end
 
     for name, head in pairs {
@@ -171,7 +177,10 @@ describe("a server", function()
       ["a line end in the path"] = "GET /a%0d%0ab HTTP/1.1\r\nHost: a\r\n",
       ["a fragment"] = "GET /a#b HTTP/1.1\r\nHost: a\r\n",
       ["no path"] = "GET a HTTP/1.1\r\nHost: a\r\n",
-      ["another form"] = "GET http://b/ HTTP/1.1\r\nHost: a\r\n",
+      ["another scheme"] = "GET ftp://b/ HTTP/1.1\r\nHost: a\r\n",
+      ["no host in the target"] = "GET http:///a HTTP/1.1\r\nHost: a\r\n",
+      ["a user in the target"] = "GET http://a@b/ HTTP/1.1\r\nHost: a\r\n",
+      ["dots behind a host"] = "GET http://b/../a HTTP/1.1\r\nHost: a\r\n",
       ["an authority"] = "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n",
       ["a star"] = "GET * HTTP/1.1\r\nHost: a\r\n",
       ["a method that is none"] = "G(T / HTTP/1.1\r\nHost: a\r\n",
