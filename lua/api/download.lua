@@ -167,7 +167,8 @@ local function serve(call, found)
     '"' .. found.checksum .. '"', found.file_size)
   if status == 304 then
     local headers = head_of(found)
-    call:respond { status = 304, headers = { ETag = headers.ETag, ["Cache-Control"] = headers["Cache-Control"] } }
+    call:respond { status = 304, length = found.file_size, headers = { ETag = headers.ETag,
+      ["Cache-Control"] = headers["Cache-Control"] } }
   elseif status == 412 then
     call:refuse(412, "precondition_failed", "the file is another one by now", {
       headers = { ETag = head_of(found).ETag } })

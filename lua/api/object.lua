@@ -51,7 +51,7 @@ local function stream(self, call, answer, offset, length)
   if not piece then
     return nil, message, "store"
   end
-  answer.stream = true
+  answer.stream, answer.length = true, length
   local ok, why, code = call:respond(answer)
   while ok do
     ok, why, code = call.request:write(piece)
@@ -81,7 +81,7 @@ function Object:send(call, answer, offset, length)
     answer.file = { handle = self.handle, offset = offset, length = length }
     return call:respond(answer)
   elseif call.request.method == "HEAD" then
-    answer.stream = true -- an empty body would tell a length of 0
+    answer.stream, answer.length = true, length
     return call:respond(answer)
   end
   return stream(self, call, answer, offset, length)

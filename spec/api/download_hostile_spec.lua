@@ -197,6 +197,26 @@ describe("a download that is cut", function()
   end)
 end)
 
+describe("downloads that are not written down yet", function()
+  after_each(function() service:stop() end)
+
+  it("are, before a front ends that was told to", function()
+    start(1000, { drain = 60 })
+    local clients = {}
+    for i = 1, 40 do
+      clients[i] = service:connect()
+      clients[i]:send(request())
+    end
+    for i = 1, 40 do
+      assert.is_true(clients[i]:response().body == BYTES)
+    end
+    service.child:kill(signal.SIGTERM) -- most rows wait for the next batch now
+    assert.equal(40, #history(40))
+    assert.equal(40, downloads())
+    for i = 1, 40 do clients[i]:close() end
+  end)
+end)
+
 describe("a download without the database", function()
   after_each(function() service:stop() end)
 
@@ -325,12 +345,36 @@ describe("a download from a remote store", function()
     local head = service:request("HEAD", path, { token = token })
     assert.equal(200, head.status)
     assert.equal("", head.body)
-    assert.equal(answer.headers.etag, head.headers.etag)
-    assert.is_true((head.headers["content-length"] or "3000000") == "3000000")
+    for _, name in ipairs { "etag", "content-length", "content-type", "accept-ranges", "repr-digest", "content-disposition" } do
+      assert.equal(answer.headers[name], head.headers[name], name)
+    end
+    assert.equal("3000000", head.headers["content-length"])
+    assert.is_nil(answer.headers["transfer-encoding"])
     local rows = history(2)
     assert.same({ "completed", 3000000, true }, { rows[1].status, rows[1].bytes, rows[1].reached_end })
     assert.same({ "completed", 1500001, false }, { rows[2].status, rows[2].bytes, rows[2].reached_end })
     assert.equal(1, downloads())
+  end)
+
+  it("has its ranges and conditions", function()
+    remote(100000)
+    local etag = '"' .. file.checksum .. '"'
+    local function get(headers)
+      local answer = service:get(path, { token = token, headers = headers })
+      return answer.status, answer.body, answer.headers["content-range"], answer.headers["content-length"]
+    end
+    assert.same({ 206, BYTES:sub(-500), "bytes 99500-99999/100000", "500" }, { get { Range = "bytes=-500" } })
+    assert.same({ 206, BYTES:sub(99001), "bytes 99000-99999/100000", "1000" }, { get { Range = "bytes=99000-" } })
+    assert.same({ 206, BYTES:sub(1, 1), "bytes 0-0/100000", "1" },
+      { get { Range = "bytes=0-0", ["If-Range"] = etag } })
+    for _, condition in ipairs { '"another"', "W/" .. etag, "Sun, 01 Jan 2023 00:00:00 GMT" } do
+      local status, body, range, length = get { Range = "bytes=0-0", ["If-Range"] = condition }
+      assert.same({ 200, true, nil, "100000" }, { status, body == BYTES, range, length })
+    end
+    local status, _, range = get { Range = "bytes=100000-" }
+    assert.same({ 416, "bytes */100000" }, { status, range })
+    assert.equal(304, (get { ["If-None-Match"] = '"another", ' .. etag }))
+    assert.equal(412, (get { ["If-Match"] = '"another"' }))
   end)
 
   it("is cut when the store fails in the middle, and refused when it fails before", function()
