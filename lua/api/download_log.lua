@@ -4,6 +4,7 @@
 -- statement, until none is left, with a rest in between, in which others gather; those go on at once. A row has an id
 -- of its own, so that a batch may be sent again when nobody knows whether it arrived. While the database is away rows
 -- wait; what cannot be kept is in the log, whole.
+-- A process that is told to end writes first what waits; one that is killed loses it: what came within the rest, 50 ms.
 -- Must not know requests. Works inside the loop of atelier.httpd only.
 -- @module api.download_log
 local crypto = require "atelier.crypto"
