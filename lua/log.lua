@@ -88,7 +88,13 @@ local function plain(value)
   end))
 end
 
--- Names to plain texts and numbers; of the logger's fields and the line's, the line's count.
+-- What JSON has a type of its own for; it has none for infinity.
+local function is_itself(value)
+  return type(value) == "number" and value == value and math.abs(value) ~= math.huge or type(value) == "boolean"
+    or value == json.null
+end
+
+-- Names to plain texts, numbers, booleans and null; of the logger's fields and the line's, the line's count.
 local function clean(bound, fields)
   local all = {}
   for _, set in ipairs { bound or {}, fields or {} } do
@@ -97,8 +103,7 @@ local function clean(bound, fields)
       if SECRET_NAMES[name:lower()] then
         value = "[hidden]"
       end
-      local is_number = type(value) == "number" and value == value and math.abs(value) ~= math.huge
-      all[OWN[name] and name .. "_" or name] = is_number and value or plain(value)
+      all[OWN[name] and name .. "_" or name] = is_itself(value) and value or value ~= false and plain(value)
     end
   end
   return all
@@ -126,7 +131,7 @@ local function as_text(level, event, fields)
   end
   table.sort(names)
   for _, name in ipairs(names) do
-    parts[#parts + 1] = name .. "=" .. fields[name]
+    parts[#parts + 1] = name .. "=" .. (fields[name] == json.null and "null" or tostring(fields[name]))
   end
   return table.concat(parts, " ")
 end

@@ -47,6 +47,15 @@ describe("a log line", function()
       reason = "no such file: caf\\xe9\\x0a.lua", name = "é" }, object)
   end)
 
+  it("as JSON keeps numbers, booleans and null what they are", function()
+    local object = json.decode(line("json", "x", { created = true, lost = false, none = json.null, n = 1.5 }))
+    assert.same({ true, false, json.null, 1.5 }, { object.created, object.lost, object.none, object.n })
+    out:close()
+    out = assert(io.tmpfile())
+    assert.matches(" info x created=true lost=false none=null\n$",
+      line("text", "x", { created = true, lost = false, none = json.null }))
+  end)
+
   it("names its process, and lets no field pretend to be the line's own", function()
     assert.matches(" info front 1: job failed a=1\n$", line("text", "job failed", { a = 1 }, "front 1"))
     out:close()
