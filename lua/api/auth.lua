@@ -182,8 +182,9 @@ function Auth:verify(token)
 end
 
 local function token_of(authorization)
-  if authorization:find "^[Bb][Ee][Aa][Rr][Ee][Rr] [^ ]" and not authorization:find(" ", 9, true) then
-    return authorization:sub(8)
+  local _, from = authorization:find "^[Bb][Ee][Aa][Rr][Ee][Rr] +[^ ]" -- RFC 9110, 11.4: one blank or more
+  if from and not authorization:find(" ", from, true) then
+    return authorization:sub(from)
   end
 end
 

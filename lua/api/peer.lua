@@ -133,6 +133,14 @@ local function trim(text)
   return from and text:match("^.*%S", from) or ""
 end
 
+-- What an entry of X-Forwarded-For names: some proxies put the port behind it, and then an IPv6 address in brackets.
+local function read_entry(text)
+  if #text > 64 then
+    return nil
+  end
+  return M.parse(text:match "^%[(.*)%]$" or text:match "^%[(.*)%]:%d+$" or text:match "^([%d.]+):%d+$" or text)
+end
+
 --- Who the client is.
 -- @tparam string peer the address of the connection
 -- @tparam ?string forwarded the header X-Forwarded-For
@@ -148,7 +156,7 @@ function M.client(peer, forwarded, trusted)
     entries[#entries + 1] = trim(entry)
   end
   for i = #entries, 1, -1 do
-    local bytes = trusted:has(address) and M.parse((entries[i]:gsub("^%[(.*)%]$", "%1")))
+    local bytes = trusted:has(address) and read_entry(entries[i])
     if not bytes then
       break
     end

@@ -47,7 +47,7 @@ describe("api.auth", function()
 
   it("knows a user by a good token, however the scheme is written", function()
     local text = token.sign(SECRET, claims { email = "someone@spec.invalid" })
-    for _, scheme in ipairs { "Bearer ", "bearer ", "BeArEr " } do
+    for _, scheme in ipairs { "Bearer ", "bearer ", "BeArEr ", "Bearer  ", "Bearer     " } do
       local user = ask(scheme .. text)
       assert.equal(USER, user.id)
       assert.equal("authenticated", user.role)
@@ -61,7 +61,7 @@ describe("api.auth", function()
     local _, status, code, fault = ask(nil)
     assert.same({ 401, "no_token" }, { status, code })
     assert.equal('Bearer realm="atelier"', fault.headers["WWW-Authenticate"])
-    for _, header in ipairs { "", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "Bearer a b", "Token x" } do
+    for _, header in ipairs { "", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "Bearer a b", "Bearer  a  b", "Bearer\ta", "Token x" } do
       _, status, code, fault = ask(header)
       assert.same({ 401, "bad_token" }, { status, code })
       assert.matches('error="invalid_token"', fault.headers["WWW-Authenticate"])
