@@ -260,6 +260,7 @@ return {
       [206] = { description = "The range", content = BINARY, headers = HEADERS },
       [202] = { description = "Allowed, but to be built first: a GET has queued it", schema = LATER },
       [304] = { description = "The client has it" },
+      [404] = { description = "No such file of yours" },
       [410] = { description = "No longer allowed: `details` has the reason; or the link has expired" },
       [412] = { description = "If-Match names another file" },
       [416] = { description = "No range asked for lies in the file" },

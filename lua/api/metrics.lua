@@ -99,6 +99,9 @@ local function tick(app)
 end
 
 return {
-  { method = "GET", path = "/metrics", summary = "Metrics in Prometheus' text format", auth = "none", handler = read },
+  { method = "GET", path = "/metrics", operation = "metrics", summary = "Metrics in Prometheus' text format",
+    description = "For this host and the addresses of `metrics_allow`.", auth = "none",
+    responses = { [200] = { description = "The metrics", content = "text/plain" },
+      [403] = { description = "This address may not read them" } }, handler = read },
   start = start, tick = tick,
 }

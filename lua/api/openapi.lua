@@ -23,10 +23,18 @@ local SECURITY = {
 }
 
 local TEXTS = {
-  [400] = "A parameter or the body is malformed", [401] = "No token, or not a good one",
+  [400] = "The request, a parameter or the body is malformed", [401] = "No token, or not a good one",
   [403] = "Not allowed", [429] = "Too many requests; Retry-After says when to come again",
+  [413] = "The body is too large", [414] = "The path with its parameters is too long",
+  [415] = "The body is not application/json", [431] = "The headers are too large",
+  [500] = "A defect of the service: the log has it under the X-Request-Id of the answer",
   [503] = "The database is not available; Retry-After says when to come again", [504] = "The database took too long",
 }
+
+-- What each route may answer besides what its own table says; what the server refuses before it knows the route, too.
+local COMMON = { 400, 414, 431, 500, 503 }
+local OF_WHO_ASKS = { 401, 403, 429, 504 }
+local OF_BODIES = { 413, 415 }
 
 local function refusal(status)
   return { description = TEXTS[status], content = REFUSAL.content }
@@ -70,8 +78,8 @@ local function responses(route)
     all[tostring(status)] = entry.schema == nil and not entry.content and status >= 400
       and { description = entry.description, content = REFUSAL.content } or answer(entry)
   end
-  if route.auth ~= "none" then
-    for _, status in ipairs { 400, 401, 403, 429, 503, 504 } do
+  for _, list in ipairs { COMMON, route.auth ~= "none" and OF_WHO_ASKS or {}, route.body and OF_BODIES or {} } do
+    for _, status in ipairs(list) do
       all[tostring(status)] = all[tostring(status)] or refusal(status)
     end
   end
@@ -87,6 +95,16 @@ local function operation(route)
       ["application/json"] = { schema = schema.document(route.body) } } } or nil }
 end
 
+-- A GET route answers HEAD, too: the same, without a body.
+local function head(route)
+  local it = operation(route)
+  it.operationId, it.summary, it.description = route.operation .. "Head", "As GET, without the body", nil
+  for _, response in pairs(it.responses) do
+    response.content = nil
+  end
+  return it
+end
+
 --- Makes the document of all routes that have an `operation`.
 -- @tparam {table,...} routes
 -- @treturn table
@@ -96,11 +114,16 @@ function M.document(routes)
     if route.operation then
       paths[route.path] = paths[route.path] or {}
       paths[route.path][route.method:lower()] = operation(route)
+      if route.method == "GET" then
+        paths[route.path].head = head(route)
+      end
     end
   end
   return {
     openapi = "3.1.0",
     info = { title = "Atelier", version = host.version, summary = "Sealed .ate files for licensed devices",
+      description = "A path answers 405 to a method that it does not list; what is not HTTP as it should be, 408, 417 "
+        .. "or 505.",
       license = { name = "see LICENSE" } },
     servers = json.array { { url = "/" } },
     paths = paths,

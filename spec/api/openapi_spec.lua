@@ -63,6 +63,42 @@ describe("api.openapi", function()
     judge(answers)
   end)
 
+  it("lists what the server answers, whatever is asked", function()
+    local token, operator = service:token(service.pro.user), service:operator()
+    local file = "/api/ate/download/00000000-0000-4000-8000-000000000000"
+    local function check(method, path, template, options)
+      local answer = service:request(method, path, options)
+      local name = ("%s %s %d"):format(method, path, answer.status)
+      local it = assert(document.paths[template][method:lower()], name)
+      assert.is_table(it.responses[tostring(answer.status)], name)
+      return answer.status
+    end
+    for path, methods in pairs(document.paths) do
+      assert.equal(methods.get ~= nil, methods.head ~= nil, path)
+      local at = path:gsub("{id}", "00000000-0000-4000-8000-000000000000")
+      -- A GET of the events would not end.
+      for _, method in ipairs(not methods.get and {} or path == "/api/ate/events" and { "HEAD" } or { "HEAD", "GET" }) do
+        for _, who in ipairs { token, operator, "nonsense", false } do
+          check(method, at, path, { token = who or nil })
+          check(method, at .. "?nonsense=1", path, { token = who or nil })
+          check(method, at .. "?" .. ("x"):rep(20000), path, { token = who or nil })
+        end
+      end
+    end
+    assert.equal(404, check("GET", file, "/api/ate/download/{id}", { token = token }))
+    assert.equal(404, check("HEAD", file, "/api/ate/download/{id}", { token = token }))
+    assert.equal(413, check("POST", "/api/ate/generate", "/api/ate/generate",
+      { token = token, body = { device_hash = ("x"):rep(100000) } }))
+    assert.equal(200, check("GET", "/metrics", "/metrics"))
+    assert.is_table(document.paths["/metrics"].get.responses["403"])
+    for _, methods in pairs(document.paths) do
+      for _, it in pairs(methods) do
+        assert.is_table(it.responses["500"])
+        assert.equal(it.requestBody ~= nil, it.responses["413"] ~= nil)
+      end
+    end
+  end)
+
   it("has every route of the API, each with what it needs", function()
     local names, count = {}, 0
     for path, methods in pairs(document.paths) do
