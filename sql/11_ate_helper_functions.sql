@@ -817,18 +817,17 @@ begin
         -- OFFSET 0: or it would be judged once for each time that the fault is named above.
         from jsonb_array_elements(jobs) with ordinality x (e, n) offset 0) x
     ), done as (
-      -- One look at each job, in the order of their ids: a join could become a walk over all that are processing, in
-      -- any order. Of several members for one job the first with its current attempt changes it, and the row finds no
-      -- other.
+      -- One look at each job, in the order of their ids: a list of one id, and a status that no index is made for, leave
+      -- no other way, where a join could become a walk over all that are processing, in any order. A row that another
+      -- session changes meanwhile is looked at again, so the id must find it, and not its place. Of several members for
+      -- one job the first with its current attempt changes it, and the row finds no other.
       update public.file_generation_queue q set
         status = 'completed', finished_at = moment, updated_at = moment, lease_until = null, stage = null,
         verdict = coalesce(m.e ->> 'verdict', q.verdict), usage = coalesce(m.e -> 'usage', q.usage),
         error_code = null, error_message = null
-      from (
-        select o.place, m.n, m.e, m.attempt from member m cross join lateral (
-          select j.ctid as place from public.file_generation_queue j where j.id = m.queue_id offset 0) o
-        where m.fault is null order by m.queue_id, m.n) m
-      where q.ctid = m.place and q.status = 'processing' and q.attempt = coalesce(m.attempt, q.attempt)
+      from (select o.queue_id, o.n, o.e, o.attempt from member o where o.fault is null order by o.queue_id, o.n) m
+      where q.id = any (array[m.queue_id]) and coalesce(q.status, '') = 'processing'
+        and q.attempt = coalesce(m.attempt, q.attempt)
       returning q.id, q.device_id, q.template_id, q.device_hash, q.plan_id, q.plan_tools, q.template_version,
         q.container, q.generation, q.license_expires_at, m.n, m.e,
         coalesce(nullif(m.e -> 'generated_variables', 'null'), '{}') as made
@@ -1058,4 +1057,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '645ee21980f7fafca682975a3ab79dfb084087ffdb7b44b4d85d0d6240879532');
+select public.record_ate_migration('11_ate_helper_functions.sql', '53e32fb166632758ef22523523b2610f8d9c219eb514215f28c9e78b03f10eb6');

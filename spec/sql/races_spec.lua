@@ -194,6 +194,20 @@ describe("several sessions", function()
     assert.is_false(a:value "lock_held from ate_workers")
   end)
 
+  it("complete a job whose row another session is about to change", function()
+    a:device { hash = "TOUCHED", user = 1 }
+    local row = a:query("select * from claim_ate_generations('w', 1)")[1]
+    b:query "begin"
+    assert.equal(1, b:value "renew_ate_lease('w')") -- as the worker's former session, which is still at it
+    local done, conn = background(([[select error from complete_ate_generations(jsonb_build_array(jsonb_build_object(
+        'queue_id', '%s', 'attempt', %d, 'file_path', 'generated/t', 'file_size', 1, 'checksum', repeat('a', 64),
+        'encryption_key_hash', repeat('a', 64))))]]):format(row.queue_id, row.attempt))
+    blocked(conn:backend_pid())
+    b:query "commit"
+    assert.equal(pg.null, assert(done())[1].error)
+    assert.equal("generated/t", a:value "file_path from ate_files")
+  end)
+
   it("delete a device while its job is being completed, and the other way round", function()
     a:device { hash = "DEL-1", user = 1 }
     a:device { hash = "DEL-2", user = 2 }
