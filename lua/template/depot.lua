@@ -175,10 +175,12 @@ function M.fetch(store, wanted, cache)
     local is_elsewhere = verdict.is_stores(code) or DISK[code]
     return nil, ("template %s: from the store: %s"):format(wanted.name, message), is_elsewhere and "unavailable" or code
   end
-  remove_all(home) -- damaged, or half of one
-  if not os.rename(draft, home) then
-    remove_all(draft) -- another process was first
+  -- Where another process was first, its files are already built from: they stay, unless they are damaged.
+  if not os.rename(draft, home) and not load(folder, wanted) then
+    remove_all(home)
+    os.rename(draft, home)
   end
+  remove_all(draft)
   return load(folder, wanted)
 end
 

@@ -1,6 +1,7 @@
 local contract = require "spec.storage.contract"
 local depot = require "template.depot"
 local program = require "spec.support.program"
+local stat = require "posix.sys.stat"
 local storage = require "storage"
 local template = require "template"
 
@@ -58,6 +59,21 @@ describe("template.depot", function()
     assert.is_nil(none)
     assert.equal("template_version", code)
     assert.matches("not the published ones", message, 1, true)
+    assert.equal("", io.popen(("ls -A '%s/cache' | grep draft"):format(dir)):read "a")
+  end)
+
+  it("leaves the files of a process that was first where they are", function()
+    depot.push(store, shipped)
+    local first, number
+    local second = assert(depot.fetch({ get = function(_, key)
+      if not first then
+        first = assert(fetch())
+        number = stat.stat(first.dir .. "/main.lua").st_ino
+      end
+      return store:get(key)
+    end }, { name = "smartgram", hash = shipped.hash }, dir .. "/cache"))
+    assert.equal(first.dir, second.dir)
+    assert.equal(number, stat.stat(first.dir .. "/main.lua").st_ino)
     assert.equal("", io.popen(("ls -A '%s/cache' | grep draft"):format(dir)):read "a")
   end)
 
