@@ -57,7 +57,9 @@ local function run(slot, self, kind, claims, name, sql, params, json)
   local batch = compose(slot, self.is_plain, kind, claims, name, sql, params, json)
   local count = #batch
   slot.is_clean = false
+  slot.is_spent = count == 3 -- who leaves now does not learn whether it was prepared: the connection goes, too
   local results, message, code, place = conn:pipeline(batch, self.options)
+  slot.is_spent = nil
   if count == 3 and (results or (place or 0) > 2) then
     slot.prepared[name] = sql
   end

@@ -195,12 +195,29 @@ describe("api.database", function()
       assert.equal(1, assert(db:service("one", "select 1 as one"))[1].one)
       -- In the middle of a statement: it is awaited, and the connection stays.
       local backend = assert(db:service("backend", "select pg_backend_pid() as pid"))[1].pid
-      local task = assert(httpd.spawn(function() return db:service("nap", "select pg_sleep(0.2)") end))
+      local function nap(seconds)
+        return db:service("nap", "select pg_sleep($1::float8)", { seconds })
+      end
+      assert(nap(0))
+      local task = assert(httpd.spawn(nap, 0.2))
       httpd.sleep(0.05)
       task:cancel()
       assert.equal(backend, assert(db:service("backend", "select pg_backend_pid() as pid"))[1].pid)
       httpd.sleep(0.01)
       assert.same({ connections = 1, idle = 1, waiting = 0 }, db:stats())
+    end)
+  end)
+
+  it("is not in doubt about what it prepared when the first request to use it left", function()
+    inside({ connections = 1 }, function(db)
+      local function nap()
+        return db:service("nap", "select pg_sleep(0.2)")
+      end
+      local task = assert(httpd.spawn(nap))
+      httpd.sleep(0.05)
+      task:cancel()
+      assert(nap())
+      assert.is_nil(db.is_plain) -- as behind a pooler
     end)
   end)
 
