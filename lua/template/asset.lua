@@ -38,16 +38,17 @@ end
 -- @treturn[1] {table,...} name, path, size, crc32
 -- @return[2] nil
 -- @treturn[2] string diagnosis
--- @treturn[2] string "template"
+-- @treturn[2] string "template", or an errno symbol
 function M.list(entries)
   local list = {}
   for _, entry in ipairs(entries) do
     if entry.path then
-      local file, message = entry.file, nil
+      local file, message, code = entry.file, nil, nil
       if not file.crc32 then
-        file.crc32, message = zip.crc32_file(entry.path)
+        file.crc32, message, code = zip.crc32_file(entry.path)
       end
-      if not file.crc32 then return nil, message, "template" end
+      -- A disk or a process out of order is not the template's fault: another attempt may do better.
+      if not file.crc32 then return nil, message, code == "ENOENT" and "template" or code end
       list[#list + 1] = { name = entry.name, path = entry.path, size = file.size, crc32 = file.crc32 }
     end
   end

@@ -1,4 +1,5 @@
 -- Archives that are laid out around large files. Sizes above 4 GiB are holes in a file: nothing is read of them.
+local asset = require "template.asset"
 local layout = require "template.layout"
 local program = require "spec.support.program"
 local zip = require "atelier.zip"
@@ -104,5 +105,13 @@ describe("a layout", function()
     local file = assert(io.open(folder .. "/empty", "wb"))
     file:close()
     assert.same({ 0, 0 }, { zip.crc32_file(folder .. "/empty") })
+  end)
+
+  it("blames a template for a large file that is gone, and not for one that this host cannot read", function()
+    local function code_of(path)
+      return select(3, asset.list { { name = "film.mp4", path = path, file = { size = 1 } } })
+    end
+    assert.equal("template", code_of(folder .. "/gone"))
+    assert.equal("EISDIR", code_of(folder))
   end)
 end)
