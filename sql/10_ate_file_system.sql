@@ -185,6 +185,16 @@ create table if not exists public.download_history (
   created_at timestamptz not null default now()
 );
 alter table public.download_history add column if not exists reached_end boolean not null default true;
+-- Whose download it was stays true when the device is somebody else's. What was there before counts as its owner's of
+-- that day.
+do $$ begin
+  if not exists (select from pg_attribute where attrelid = 'public.download_history'::regclass
+                 and attname = 'user_id' and not attisdropped) then
+    alter table public.download_history add column user_id uuid;
+    update public.download_history h set user_id = d.user_id from public.devices d where d.id = h.device_id;
+  end if;
+end $$;
+create index if not exists download_history_user on public.download_history (user_id, created_at desc);
 create index if not exists download_history_device on public.download_history (device_id, created_at desc);
 create index if not exists download_history_file on public.download_history (ate_file_id);
 
@@ -268,7 +278,8 @@ end $$;
 alter table public.file_generation_queue
   alter column id set default public.ate_job_id(),
   -- The clock: of a device's jobs the newest is the one that was queued last, however long its transaction took.
-  alter column created_at set default clock_timestamp();
+  alter column created_at set default clock_timestamp(),
+  alter column updated_at set default clock_timestamp(); -- never before it
 
 -- Rows inserted by hand have their place in the line too.
 create or replace function public.ate_place_in_queue() returns trigger
@@ -442,7 +453,7 @@ begin
     create policy ate_templates_read on public.ate_templates for select to authenticated using (is_active);
   end if;
   -- An array from a subquery is computed once and may drive an index; IN (…) would be a filter over every row.
-  foreach relation in array array['ate_files', 'ate_file_versions', 'download_history', 'file_generation_queue',
+  foreach relation in array array['ate_files', 'ate_file_versions', 'file_generation_queue',
     'file_generation_history'] loop
     if not exists (select from pg_policies where schemaname = 'public' and tablename = relation
                    and policyname = relation || '_own') then
@@ -450,6 +461,13 @@ begin
         using (device_id = any (array(select public.ate_own_devices())))', relation || '_own', relation);
     end if;
   end loop;
+  -- By the row, not by the device, which may have had another owner then.
+  if not exists (select from pg_policies where schemaname = 'public' and policyname = 'download_history_own'
+                 and qual ~ 'user_id') then
+    drop policy if exists download_history_own on public.download_history;
+    create policy download_history_own on public.download_history for select to authenticated
+      using (user_id = (select auth.uid()));
+  end if;
 end $$;
 
 comment on table public.plans is 'What a customer can buy, and which tools and how many devices come with it';
@@ -462,4 +480,4 @@ comment on table public.download_history is 'A row per download response';
 comment on table public.file_generation_queue is 'Jobs to do, being done and done lately';
 comment on table public.file_generation_history is 'Finished jobs that have left the queue';
 comment on table public.ate_workers is 'Each start of a worker, and whether it lives';
-select public.record_ate_migration('10_ate_file_system.sql', '4e1953c3697a6f0e265ebb7ca8a8bf59b8e1c9fcfedf73b96a0739c66fb03467');
+select public.record_ate_migration('10_ate_file_system.sql', 'f47cdd5dd113291d22267663026563b30c5cb5469d530346f8a093bf46303d08');

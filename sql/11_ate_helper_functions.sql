@@ -410,10 +410,10 @@ begin
     raise exception using errcode = 'AT006', detail = 'unknown', hint = 'The file may have gone with its device.',
       message = format('log_download: file %s: unknown', coalesce(log_download.ate_file_id::text, 'NULL'));
   end if;
-  insert into public.download_history (ate_file_id, device_id, download_ip, user_agent, status, bytes_downloaded,
+  insert into public.download_history (ate_file_id, device_id, user_id, download_ip, user_agent, status, bytes_downloaded,
     reached_end)
-  values (log_download.ate_file_id, device, log_download.download_ip, log_download.user_agent, log_download.status,
-          log_download.bytes_downloaded, coalesce(log_download.reached_end, false))
+  values (log_download.ate_file_id, device, (select d.user_id from public.devices d where d.id = device),
+          log_download.download_ip, log_download.user_agent, log_download.status, log_download.bytes_downloaded, coalesce(log_download.reached_end, false))
   returning id into entry;
   return entry;
 end $$;
@@ -1057,4 +1057,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '53e32fb166632758ef22523523b2610f8d9c219eb514215f28c9e78b03f10eb6');
+select public.record_ate_migration('11_ate_helper_functions.sql', '5718913ca55c402da26ee6b28f874f62b7c3fbbdc5d7646bdf2d60a7ae25282d');

@@ -229,12 +229,13 @@ declare
   added integer;
 begin
   with given as (
-    insert into public.download_history (id, ate_file_id, device_id, download_ip, user_agent, status,
+    insert into public.download_history (id, ate_file_id, device_id, user_id, download_ip, user_agent, status,
       bytes_downloaded, reached_end, created_at)
-    select g.id, f.id, f.device_id, g.ip, g.agent, g.status, g.bytes, g.reached_end,
-      moment - g.age * interval '1 second'
-    from jsonb_to_recordset(ate_log_downloads.entries) as g (id uuid, file uuid, ip inet, agent text, status text,
-      bytes bigint, reached_end boolean, age float8)
+    select g.id, f.id, f.device_id,
+      coalesce(g.person, (select d.user_id from public.devices d where d.id = f.device_id)), g.ip, g.agent, g.status,
+      g.bytes, g.reached_end, moment - g.age * interval '1 second'
+    from jsonb_to_recordset(ate_log_downloads.entries) as g (id uuid, file uuid, person uuid, ip inet, agent text,
+      status text, bytes bigint, reached_end boolean, age float8)
       join public.ate_files f on f.id = g.file
     where g.file = any (files)
     on conflict (id) do nothing
@@ -371,7 +372,7 @@ begin
         where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
           and l.database = (select d.oid from pg_database d where d.datname = current_database()))
       else coalesce(greatest(w.last_seen + interval '1 minute', h.until) > clock_timestamp(), false) end,
-    w.lock_held, w.started_at, w.last_seen, w.gone_at,
+    w.lock_held and w.gone_at is null, w.started_at, w.last_seen, w.gone_at,
     w.gone_reason, coalesce(h.jobs, 0)::integer, h.oldest, h.until, coalesce(h.ids, '{}')
   from public.ate_workers w
     left join (
@@ -485,4 +486,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('13_ate_api.sql', '9a79278ed159523720b62efbeb632dfccab62fe365792bd8156230209e18d7fb');
+select public.record_ate_migration('13_ate_api.sql', '77b252efe1ff15af48ec3dd22332bed9a0cec0d6b20c4f5ebdd51d75d7184334');

@@ -48,8 +48,8 @@ end
 local function encode(entries)
   local list, now = {}, httpd.now()
   for i, entry in ipairs(entries) do
-    list[i] = { id = entry.id, file = entry.file, ip = entry.ip, agent = entry.agent, status = entry.status,
-      bytes = entry.bytes, reached_end = entry.reached_end, age = math.max(0, now - entry.at) }
+    list[i] = { id = entry.id, file = entry.file, person = entry.user, ip = entry.ip, agent = entry.agent,
+      status = entry.status, bytes = entry.bytes, reached_end = entry.reached_end, age = math.max(0, now - entry.at) }
   end
   return pg.json(json.array(list))
 end

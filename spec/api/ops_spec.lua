@@ -221,10 +221,12 @@ describe("an operator", function()
     assert.equal(3, worker.jobs)
     assert.equal(3, #worker.queue_ids)
     assert.is_true(worker.alive)
+    assert.is_true(worker.lock_held)
     assert.matches("^%d+%-", worker.lease_until)
     query "select release_ate_generations('host:12:abc')"
     worker = get("workers").json.items[1]
     assert.is_false(worker.alive)
+    assert.is_false(worker.lock_held)
     assert.equal("released", worker.gone_reason)
     assert.same({}, worker.queue_ids)
   end)

@@ -62,6 +62,30 @@ describe("access", function()
     end)
   end)
 
+  it("leaves downloads with whose they were when the device changes hands", function()
+    local function downloads(n)
+      local count
+      user(n, function()
+        count = s:value "count(*) from download_history"
+      end)
+      return count
+    end
+    local before, other = downloads(1), downloads(3)
+    assert.is_true(before > 0)
+    assert.equal(0, other)
+    s:query "update devices set user_id = '00000000-0000-0000-0000-000000000003' where device_hash = 'DEV-1'"
+    assert.same({ before, 0 }, { downloads(1), downloads(3) })
+    local file = s:value "id from ate_files where device_id = (select id from devices where device_hash = 'DEV-1')"
+    s:query("select log_download($1, '192.0.2.3', 'agent', 1000)", { file })
+    s:query("select ate_log_downloads($1)", { ([=[[{"id": "%s", "file": "%s", "ip": "192.0.2.4", "agent": "a",
+      "status": "completed", "bytes": 1, "reached_end": true, "age": 0},
+      {"id": "%s", "file": "%s", "person": "00000000-0000-0000-0000-000000000001", "ip": "192.0.2.5", "agent": "a",
+      "status": "completed", "bytes": 1, "reached_end": true, "age": 0}]]=]):format(
+      "00000000-0000-4000-8000-0000000000a1", file, "00000000-0000-4000-8000-0000000000a2", file) })
+    assert.same({ before + 1, 2 }, { downloads(1), downloads(3) })
+    s:query "update devices set user_id = '00000000-0000-0000-0000-000000000001' where device_hash = 'DEV-1'"
+  end)
+
   it("lets users change nothing", function()
     for _, name in ipairs(TABLES) do
       for _, sql in ipairs { "delete from %s", "update %s set device_id = device_id", "insert into %s default values" } do

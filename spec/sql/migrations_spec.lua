@@ -287,6 +287,28 @@ describe("the migrations", function()
     assert.equal(7000, s:value "price_jpy from plans where name = 'pro'")
   end)
 
+  it("give downloads of before to who owns the device, once", function()
+    local conninfo = support.database "owners"
+    database.migrate(conninfo)
+    local s = session(conninfo)
+    local one, other = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
+    s:query("insert into auth.users (id) values ($1), ($2)", { one, other })
+    s:query "select publish_ate_template('t', '1.0.0', 'templates/t.at/', '[]', '[]', repeat('a', 64))"
+    s:device { hash = "DEV-A", user = 1 }
+    local file = s:complete(s:one "select * from claim_ate_generations('w', 1)")
+    s:query("select log_download($1, '192.0.2.1', 'agent', 1000)", { file })
+    -- As an older version left it.
+    s.conn:exec [[drop policy download_history_own on download_history; alter table download_history drop column user_id;
+      create policy download_history_own on download_history for select to authenticated
+        using (device_id = any (array(select ate_own_devices())))]]
+    database.migrate(conninfo)
+    assert.equal(one, s:value "user_id from download_history")
+    s:query("update devices set user_id = $1", { other })
+    database.migrate(conninfo)
+    assert.equal(one, s:value "user_id from download_history")
+    assert.is_true(s:value "qual ~ 'user_id' from pg_policies where policyname = 'download_history_own'")
+  end)
+
   it("pin the search_path of every function and revoke it from public", function()
     local conninfo = support.database "pinned"
     database.migrate(conninfo)

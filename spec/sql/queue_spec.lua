@@ -76,6 +76,14 @@ describe("the queue", function()
     assert.equal(0, #claim())
   end)
 
+  it("knows no job that was changed before it was queued", function()
+    s:query "select pg_sleep(0.01)" -- the transaction began before
+    s:device { hash = "DEV-TIMES", plan = "pro" }
+    s:query "select queue_ate_generation('DEV-TIMES')"
+    assert.equal(0, s:value "count(*) from file_generation_queue where updated_at < created_at")
+    assert.is_true(s:value "count(*) > 0 from file_generation_queue")
+  end)
+
   it("can be called by name and by position", function()
     s:device { hash = "ONE" }
     local row = s:one "select * from claim_ate_generations(worker_id => 'w', batch_size => 1, lease => '50 seconds')"
