@@ -15,9 +15,11 @@ end
 
 -- A URL without the password that it may hold; nil where that cannot be told for sure.
 local function without_password(url)
-  local scheme, login, rest = url:match "^(postgres%a*://)([^/?#]*)@(.*)$"
+  local scheme, login, rest = url:match "^(postgres%a*://)([^/?#]*)@([^@]*)$"
   if scheme then
     url = scheme .. login:match "^[^:]*" .. "@" .. rest
+  elseif url:find("@", 1, true) then -- libpq takes a password with "?" and "#", too
+    return nil
   end
   return url:find "^postgres%a*://" and not url:lower():find("password", 1, true) and url or nil
 end

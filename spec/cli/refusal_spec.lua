@@ -74,6 +74,11 @@ describe("atelier refuses", function()
     out, _, object = env "return { database_url = 'postgresql://me:hu@hush@h/d?sslmode=require' }"
     assert.equal("DATABASE_URL='postgresql://me@h/d?sslmode=require'\n", out)
     assert.same({ "password" }, { table.unpack(object.warnings) })
+    for _, password in ipairs { "hu?hush", "hu#hush", "hu/hush" } do
+      out, _, object = env(("return { database_url = 'postgresql://me:%s@h/d' }"):format(password))
+      assert.is_nil(out:find("hush", 1, true), out)
+      assert.is_nil(object.database_url)
+    end
     out = env "return { database_url = 'host=h password=hush' }"
     assert.matches("^# ", out)
     assert.equal("DATABASE_URL='postgresql://me@h/d'\n", (env "return { database_url = 'postgresql://me@h/d' }"))
