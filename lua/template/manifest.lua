@@ -3,6 +3,7 @@
 -- @module template.manifest
 
 local json = require "atelier.json"
+local names_of_files = require "template.names"
 
 local M = {}
 
@@ -47,22 +48,8 @@ local function string_of(faults, where, object, key, required)
   return nil
 end
 
---- Is this a name that a bundle may hold?
--- @tparam string name
--- @treturn[1] boolean true
--- @return[2] nil
--- @treturn[2] string reason
-function M.check_name(name)
-  if name == "" then return nil, "an empty name" end
-  if #name > 255 then return nil, "longer than 255 bytes" end
-  if name:find("[%z\1-\31\127\\:*?\"<>|]") then return nil, "a character that not every system allows in names" end
-  if name:sub(1, 1) == "/" then return nil, "an absolute path" end
-  for part in (name .. "/"):gmatch("([^/]*)/") do
-    if part == "" then return nil, "an empty part in the path" end
-    if part == "." or part == ".." then return nil, ("%q in the path"):format(part) end
-  end
-  return true
-end
+--- Is this a name that a bundle may hold? See `template.names`.
+M.check_name = names_of_files.check
 
 local function check_type(faults, where, entry)
   local kind = string_of(faults, where, entry, "type", true)
@@ -101,26 +88,14 @@ local function check_entry(faults, where, entry)
   end
 end
 
--- Names that are equal, equal but for case, or a file here and a folder there, cannot be unpacked everywhere.
 local function check_collisions(faults, list)
-  local files, folders = {}, {}
+  local names = { n = #list }
   for i, entry in ipairs(list) do
-    local name = type(entry) == "table" and type(entry.file) == "string" and entry.file or nil
-    local where = ("file_structure[%d]"):format(i)
-    local folded = name and name:lower()
-    if name and files[folded] then
-      complain(faults, where, files[folded] == name and ("%s is listed twice"):format(name)
-        or ("%s and %s differ in case only"):format(name, files[folded]))
-    elseif name then
-      files[folded] = name
-      for at in folded:gmatch("()/") do folders[folded:sub(1, at - 1)] = name end
-    end
+    names[i] = type(entry) == "table" and type(entry.file) == "string" and entry.file or nil
   end
-  for folder, name in next, folders do
-    if files[folder] then
-      complain(faults, "file_structure", ("%s is a file and the folder of %s"):format(files[folder], name))
-    end
-  end
+  names_of_files.collisions(names, function(reason, i)
+    complain(faults, i and ("file_structure[%d]"):format(i) or "file_structure", reason)
+  end)
 end
 
 local function check_list(faults, object, key, required)

@@ -77,6 +77,16 @@ describe("a manifest", function()
       ["a\\u0000.lua"] = "not every system", ["a\\n.lua"] = "not every system", [("a"):rep(300) .. ".lua"] = "longer than 255" } do
       refused(with_entry(('{"file": "%s", "type": "lua"}'):format(name)), reason)
     end
+    for name, reason in pairs { ["a."] = "ends with a dot", ["a /b.lua"] = "ends with a dot or a blank", ["con"] = "a device",
+      ["x/NUL.lua"] = "a device", ["Lpt1.a.b"] = "a device", ["cafe\u{301}.lua"] = "NFC", ["か\u{3099}.png"] = "NFC",
+      ["\xff.lua"] = "not UTF-8" } do
+      local ok, why = manifest.check_name(name)
+      assert.is_nil(ok, name)
+      assert.matches(reason, why, 1, true)
+    end
+    for _, name in ipairs { "caf\u{e9}.lua", "が.png", "console.lua", "a.con", "com10", ".a", "com/x" } do
+      assert.is_true(manifest.check_name(name), name)
+    end
     assert.truthy(manifest.check_name("画像/ハート.png"))
     assert.truthy(manifest.check_name("a..b"))
   end)
@@ -87,6 +97,8 @@ describe("a manifest", function()
     end
     refused(two("a.txt", "a.txt"), "listed twice")
     refused(two("a.txt", "A.txt"), "differ in case only")
+    refused(two("A/x", "a/y"), "the folders a and A differ in case only")
+    refused(two("d/A/x", "d/a/y"), "the folders d/a and d/A differ in case only")
     refused(two("a", "a/b"), "a is a file and the folder of a/b")
     refused(two("A/b", "a"), "a is a file and the folder of A/b")
   end)
