@@ -192,13 +192,16 @@ describe("the API under hostile requests", function()
           local target = path:gsub("{.-}", "3f0c2b6e-7c1d-4e0a-9a59-0f6f3a1f2b11")
           local function ask(text)
             local answer = service:request(method:upper(), target, { token = text })
-            return { answer.status, answer.json.code, answer.headers["www-authenticate"] ~= nil }
+            return { answer.status, answer.headers["www-authenticate"] ~= nil, answer.json and answer.json.code }
           end
-          if not operation.security[2] then assert.same({ 401, "no_token", true }, ask(nil), path) end
-          assert.same({ 401, "bad_token", true }, ask "x.y.z", path)
-          assert.same({ 401, "token_expired", true }, ask(expired), path)
-          assert.same({ 401, "not_signed_in", true }, ask(anon), path)
-          assert.same({ 403, "wrong_role", false }, ask(kind == "user" and service:operator() or token), path)
+          local function says(status, is_told, code)
+            return { status, is_told, method ~= "head" and code or nil } -- HEAD has no body to say it in
+          end
+          if not operation.security[2] then assert.same(says(401, true, "no_token"), ask(nil), path) end
+          assert.same(says(401, true, "bad_token"), ask "x.y.z", path)
+          assert.same(says(401, true, "token_expired"), ask(expired), path)
+          assert.same(says(401, true, "not_signed_in"), ask(anon), path)
+          assert.same(says(403, false, "wrong_role"), ask(kind == "user" and service:operator() or token), path)
         end
       end
     end
