@@ -1,6 +1,8 @@
 --- Names of files that unpack to the same files everywhere: on Linux, and where case, a final dot or how an
 -- accent is written make no difference (iOS, macOS, Windows).
 -- @module template.names
+local zip = require "atelier.zip"
+
 local M = {}
 
 -- What Windows takes for a device in every folder, whatever ending stands behind it.
@@ -78,26 +80,46 @@ local function add_folders(folders, name, complain)
   end
 end
 
+-- The archive that these names are for knows the case of all letters, not of A to Z alone.
+local function try_archive(list, complain)
+  local writer <close> = assert(zip.writer())
+  for i = 1, list.n do
+    if list[i] and M.check(list[i]) then
+      local ok, message = writer:add(list[i], "", { method = "store" })
+      if not ok then
+        return complain(message, i)
+      end
+    end
+  end
+end
+
 --- Finds names that are equal, or equal but for case, also in their folders, or a file here and a folder there.
 -- @tparam {string,...} list may have holes: `n` is its length
 -- @tparam function complain(reason, index) called for each; without an index for two of them
 function M.collisions(list, complain)
-  local files, folders = {}, {}
+  local files, folders, is_fine = {}, {}, true
+  local function tell(reason, i)
+    is_fine = false
+    complain(reason, i)
+  end
   for i = 1, list.n do
     local name = list[i]
     local folded = name and name:lower()
     if name and files[folded] then
-      complain(files[folded] == name and ("%s is listed twice"):format(name)
+      tell(files[folded] == name and ("%s is listed twice"):format(name)
         or ("%s and %s differ in case only"):format(name, files[folded]), i)
     elseif name then
       files[folded] = name
-      add_folders(folders, name, function(reason) complain(reason, i) end)
+      add_folders(folders, name, function(reason) tell(reason, i) end)
     end
   end
   for folder, first in next, folders do
     if files[folder] then
-      complain(("%s is a file and the folder of %s"):format(files[folder], first.file))
+      tell(("%s is a file and the folder of %s"):format(files[folder], first.file))
     end
+  end
+  if is_fine then
+    try_archive(list, complain)
   end
 end
 

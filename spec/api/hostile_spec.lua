@@ -194,8 +194,8 @@ describe("the API under hostile requests", function()
             local answer = service:request(method:upper(), target, { token = text })
             return { answer.status, answer.headers["www-authenticate"] ~= nil, answer.json and answer.json.code }
           end
-          local function says(status, is_told, code)
-            return { status, is_told, method ~= "head" and code or nil } -- HEAD has no body to say it in
+          local function says(number, is_told, code)
+            return { number, is_told, method ~= "head" and code or nil } -- HEAD has no body to say it in
           end
           if not operation.security[2] then assert.same(says(401, true, "no_token"), ask(nil), path) end
           assert.same(says(401, true, "bad_token"), ask "x.y.z", path)
