@@ -155,11 +155,13 @@ local function fill_defaults(values)
   values.templates_dir = values.templates_dir or host.root .. "/templates"
 end
 
--- Keys are never fetched where somebody on the way could put others in their place.
+-- Keys are never fetched where somebody on the way could put others in their place; a project of one's own, in the
+-- next container, does with its secret.
 local function check_together(values, problems)
-  if values.supabase_url and not values.jwks_url and not check.is_private(values.supabase_url) then
+  if values.supabase_url and not values.jwks_url and not values.jwt_secret and not check.is_private(values.supabase_url)
+  then
     report(problems, "supabase_url is http on another machine, where no token keys can be fetched: make it https, or "
-      .. "set jwks_url, as in \"https://id.example.com/jwks.json\"")
+      .. "set jwt_secret, or jwks_url as in \"https://id.example.com/jwks.json\"")
   end
 end
 

@@ -148,6 +148,8 @@ describe("config", function()
     assert(load_text [[return { cors_origins = { "*", "http://[::1]:3000", "https://a.b/" }, jwt_secret = ("0123456789abcdef"),
       supabase_url = "http://127.0.0.1:54321", trusted_proxies = { "10.0.0.0/8", "::1" }, s3_endpoint = "https://s3.x:9000" }]])
     assert(load_text [[return { supabase_url = "http://kong:8000", jwks_url = "https://id.example/jwks" }]])
+    local own = assert(load_text [[return { supabase_url = "http://kong:8000", jwt_secret = "sixteen letters." }]])
+    assert.is_nil(assert(require("api.auth").of_config(own)).keys)
   end)
 
   it("keeps what is sound for those who can do without the rest", function()

@@ -8,6 +8,7 @@
 -- one that names nobody (role `anon`): another token helps. With 403: a token that is good but for others, such as
 -- service_role where a user is meant: signing in again does not help.
 -- @module api.auth
+local check = require "config.check"
 local claims_of = require "api.claims"
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
@@ -233,7 +234,7 @@ function M.new(options)
 end
 
 --- The verifier that a configuration asks for.
--- @tparam table config
+-- @tparam table config a project of http on another machine has its tokens verified by `jwt_secret` alone
 -- @treturn[1] table auth
 -- @return[2] nil
 -- @treturn[2] string message
@@ -244,7 +245,7 @@ function M.of_config(config)
     return nil, message, code
   end
   local url, keys = config.jwks_url, nil
-  if not url and config.supabase_url then
+  if not url and config.supabase_url and (check.is_private(config.supabase_url) or not config.jwt_secret) then
     url = config.supabase_url:gsub("/+$", "") .. "/auth/v1/.well-known/jwks.json"
   end
   if url then
