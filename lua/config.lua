@@ -115,10 +115,15 @@ local function take(values, problems, given, path)
   end
 end
 
+-- A secret's variable may say NAME_FILE instead, as containers have it.
 local function take_environment(values, problems)
   for _, key in ipairs(M.keys) do
     local text = key[4] and os.getenv(key[4])
-    if text and text ~= "" and set(values, problems, key, from_text(key, text), ("$%s: %s"):format(key[4], key[1])) then
+    local file = key[4] and key.secret and os.getenv(key[4] .. "_FILE")
+    if file and file ~= "" and (text or "") == "" then
+      take_secret(values, problems, key, key[4] .. "_FILE", file, "environment")
+    elseif text and text ~= ""
+      and set(values, problems, key, from_text(key, text), ("$%s: %s"):format(key[4], key[1])) then
       values.secret_files[key[1]] = nil
     end
   end

@@ -8,6 +8,7 @@ local database = require "daemon.database"
 local dirent = require "posix.dirent"
 local host = require "atelier.host"
 local json = require "atelier.json"
+local log = require "log"
 local need = require("daemon.process").need
 local resource = require "posix.sys.resource"
 local stat = require "posix.sys.stat"
@@ -205,6 +206,10 @@ function M.main(process)
   need(scripts(process))
   process.control:send "at the templates"
   need(templates(config))
+  local doubt = require("storage").doubt(config)
+  if doubt then
+    log.warn("storage", { reason = doubt })
+  end
   process.control:send "at the database"
   local conn = need(schema(process, config))
   if conn ~= true then

@@ -76,6 +76,10 @@ end
 -- @tparam table patient
 -- @tparam function tell
 function M.run(patient, tell)
+  local doubt = storage.doubt(patient.config)
+  if doubt then
+    tell("warn", "choice", doubt, "Set the key, or storage = \"local\".")
+  end
   local store, message = storage.open(patient.config)
   if not store then
     return tell("fail", "store", message, "See `atelier config` for the keys of each store.")

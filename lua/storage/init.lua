@@ -58,6 +58,16 @@ local function kind_of(config)
   return config.supabase_url and config.supabase_service_role_key and "supabase" or "local"
 end
 
+--- What somebody who set up half of a project may not have meant: his files go to this host's disk.
+-- @tparam table config
+-- @treturn ?string warning
+function M.doubt(config)
+  if not config.storage and config.supabase_url and not config.supabase_service_role_key then
+    return "files go to this host's disk, not to the Supabase project: SUPABASE_SERVICE_ROLE_KEY is not set; "
+      .. "storage = \"local\" says that this is meant"
+  end
+end
+
 --- Opens the store of templates: the same, but for its bucket where it has such.
 -- @tparam table config
 -- @return as `open`

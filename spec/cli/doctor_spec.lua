@@ -47,6 +47,21 @@ describe("atelier doctor", function()
     assert.equal("warn", found["keys key ring"].status)
   end)
 
+  it("wonders whether half of a project is meant, and takes its key from a file", function()
+    local project = { SUPABASE_URL = "http://127.0.0.1:9" }
+    local _, found = examine(project)
+    assert.equal("warn", found["store choice"].status)
+    assert.matches("SUPABASE_SERVICE_ROLE_KEY is not set", found["store choice"].detail, 1, true)
+    local path = state .. "/key"
+    local file <close> = assert(io.open(path, "w"))
+    file:write "sb_secret_of_the_spec\n"
+    file:close()
+    project.SUPABASE_SERVICE_ROLE_KEY_FILE = path
+    _, found = examine(project)
+    assert.is_nil(found["store choice"])
+    assert.equal("fail", found["store write"].status)
+  end)
+
   it("finds a new installation in order but for what is not published", function()
     assert.equal(0, (run { "migrate" }))
     assert.equal(0, (run { "keys", "new" }))
