@@ -36,10 +36,12 @@ local BARE_HEAD = { [301] = "denied", [400] = "denied", [404] = "not_found", [41
 local HINTS = {
   RequestTimeTooSkewed = "; set this host's clock",
   SignatureDoesNotMatch = "; check the secret key and the region",
+  InvalidAccessKeyId = "; check the access key",
   NoSuchBucket = "; make the bucket, or name another one",
   ExpiredToken = "; these temporary credentials are over: renew them in their files, or reload the configuration",
   PermanentRedirect = "; check s3_endpoint and s3_region",
 }
+local BARE_HINT = "; check the access key, the secret key, s3_region and this host's clock" -- which one, is not said
 
 -- What an answer says is wrong. Also with status 200: completing an upload may fail after its head was sent.
 function Driver.judge(response, method)
@@ -52,9 +54,10 @@ function Driver.judge(response, method)
   local word = fault and xml.text(fault, "Code")
   local bare = method == "HEAD" and BARE_HEAD or body == "" and BARE or {}
   local text = fault and xml.text(fault, "Message")
-  local message = ("status %d%s%s%s%s"):format(response.status, word and ", " .. word or "",
-    text and ": " .. text or "", HINTS[word] or "", verdict.origin(response, fault))
   local code = verdict.code(response.status, CODES[word] or bare[response.status])
+  local hint = HINTS[word] or code == "denied" and body == "" and response.status >= 400 and BARE_HINT or ""
+  local message = ("status %d%s%s%s%s"):format(response.status, word and ", " .. word or "",
+    text and ": " .. text or "", hint, verdict.origin(response, fault))
   return message, code, answer.patience(response.headers)
 end
 

@@ -32,6 +32,14 @@ local HINTS = {
   InvalidMimeType = "; let the bucket take application/octet-stream",
 }
 
+-- Whether what stands before the store, and has words of its own, does not take the key.
+local function refuses_key(response, fault)
+  local text = type(fault.message) == "string" and fault.message:lower() or ""
+  return (response.status == 401 or response.status == 403)
+    and (text:find "%f[%w]api ?key" or text:find "%f[%w]key%f[%W]" or text:find "%f[%w]jwt%f[%W]"
+      or text:find "authentication credentials") ~= nil
+end
+
 -- The code of the server's own words; nil where they are none, or tell nothing of the object.
 local function understood(fault)
   if fault.code ~= nil then
@@ -54,6 +62,9 @@ function Driver.judge(response)
   local code = verdict.code(status, understood(fault))
   local word = type(fault.code) == "string" and fault.code or type(fault.error) == "string" and fault.error
   local hint = is_own and (HINTS[fault.code] or HINTS[code]) or ""
+  if not is_own and refuses_key(response, fault) then
+    is_own, hint = true, "; the key was refused" .. HINTS.denied
+  end
   local message = ("status %d%s%s%s%s"):format(status, word and ", " .. word or "",
     type(fault.message) == "string" and ": " .. fault.message or "", hint,
     verdict.origin(response, is_own))

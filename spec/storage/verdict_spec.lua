@@ -132,6 +132,35 @@ describe("storage.verdict", function()
     assert.is_nil(message(400, error_json(403, "AccessDenied")):find("not the store's", 1, true))
   end)
 
+  it("names the key where what stands before the project refuses it", function()
+    local store <close> = assert(supabase.open(config))
+    for _, body in ipairs { '{"message":"Invalid API key","hint":"Double check"}', '{"message":"Invalid JWT"}',
+      '{"message":"No apikey header"}', '{"message":"Invalid authentication credentials"}' } do
+      for _, status in ipairs { 401, 403 } do
+        local message, code = store.driver.judge { status = status, body = body, headers = {} }
+        assert.equal("denied", code)
+        assert.matches("the key was refused; check SUPABASE_SERVICE_ROLE_KEY", message, 1, true)
+        assert.is_nil(message:find("not the store's", 1, true))
+      end
+    end
+    for _, body in ipairs { '{"message":"monkey business"}', '{"message":{"key":1}}', "Invalid API key" } do
+      assert.matches("not the store's answer", (store.driver.judge { status = 403, body = body, headers = {} }), 1, true)
+    end
+  end)
+
+  it("says what to check where S3 refuses without words", function()
+    local store <close> = assert(s3.open(config))
+    for _, case in ipairs { { 403, "HEAD" }, { 400, "HEAD" }, { 401, "GET" }, { 403, "PUT" } } do
+      local message = store.driver.judge({ status = case[1], body = "", headers = {} }, case[2])
+      for _, word in ipairs { "access key", "secret key", "s3_region", "clock" } do
+        assert.matches(word, message, 1, true)
+      end
+    end
+    for _, case in ipairs { { 404, "HEAD", "" }, { 301, "HEAD", "" }, { 403, "GET", error_xml "AccessDenied" } } do
+      assert.is_nil(store.driver.judge({ status = case[1], body = case[3], headers = {} }, case[2]):find "clock")
+    end
+  end)
+
   it("reads the patience that is asked for, in seconds or as a date", function()
     local store <close> = assert(s3.open(config))
     local function patience(headers)
