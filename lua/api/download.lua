@@ -84,21 +84,22 @@ end
 
 -- ==== the object ===============================================================================
 
-local function refuse_unreadable(call)
+-- For as long as the store itself asks, if it does.
+local function refuse_unreadable(call, seconds)
   call:refuse(503, "storage_unavailable", "the file cannot be read at the moment", {
-    headers = { ["Retry-After"] = "5" } })
+    headers = { ["Retry-After"] = ("%d"):format(math.ceil(math.max(seconds or 5, 1))) } })
 end
 
 -- The object of a file, and the row that it was opened for. A file that was just built anew has another object: the row
 -- is read once more before a loss is believed.
 local function open_current(call, found)
   local store = call.app.store
-  local opened, fault, message = object.open(store, found.file_path, found.file_size)
+  local opened, fault, message, seconds = object.open(store, found.file_path, found.file_size)
   if not opened and fault ~= "store" then
     local again = look_up(call)
     if again and again.verdict == "ok" and again.file_path ~= found.file_path then
       found = again
-      opened, fault, message = object.open(store, found.file_path, found.file_size)
+      opened, fault, message, seconds = object.open(store, found.file_path, found.file_size)
     end
   end
   if opened then
@@ -107,7 +108,7 @@ local function open_current(call, found)
   log.error("an object cannot be served", { request = call.id, file = found.ate_file_id, key = found.file_path,
     fault = fault, reason = message })
   if fault == "store" then
-    refuse_unreadable(call)
+    refuse_unreadable(call, seconds)
   end
   return nil, found
 end
@@ -149,11 +150,11 @@ local function send(call, found, opened, status, offset, length)
   if call.request.method == "GET" then
     note_completion(call, found, offset, length)
   end
-  local ok, message, code = opened:send(call, { status = status, headers = headers }, offset, length)
+  local ok, message, code, seconds = opened:send(call, { status = status, headers = headers }, offset, length)
   if not ok and code ~= "closed" then
     call.on_complete = nil
     log.error("an object cannot be sent", { request = call.id, file = found.ate_file_id, reason = message })
-    refuse_unreadable(call)
+    refuse_unreadable(call, seconds)
   end
 end
 

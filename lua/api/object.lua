@@ -18,16 +18,17 @@ local PIECE = 1 << 20 -- each is a request of its own
 -- @return[2] nil
 -- @treturn[2] string "missing", "size" or "store" (which is out of order)
 -- @treturn[2] string message
+-- @treturn[2] number|nil seconds that the store asks to wait
 function M.open(store, key, size)
-  local head, handle, message, code = true, nil, nil, nil
+  local head, handle, message, code, seconds = true, nil, nil, nil, nil
   if store.kind == "local" then -- a remote store looks by itself; here to open anything but a file might wait
     head, message, code = store:head(key)
   end
   if head then
-    handle, message, code = store:get(key)
+    handle, message, code, seconds = store:get(key)
   end
   if not handle then
-    return nil, code == "not_found" and "missing" or "store", message
+    return nil, code == "not_found" and "missing" or "store", message, seconds
   end
   local found = handle:seek "end" -- an object is never changed: what is open now has that size to its end
   if found ~= size then
@@ -47,9 +48,9 @@ Object.__close = Object.close
 -- The answer begins with the first piece there: a store that is out of order is found while it can still be told.
 local function stream(self, call, answer, offset, length)
   self.handle:seek("set", offset)
-  local piece, message = self.handle:read(math.min(length, PIECE))
+  local piece, message, _, seconds = self.handle:read(math.min(length, PIECE))
   if not piece then
-    return nil, message, "store"
+    return nil, message, "store", seconds
   end
   answer.stream, answer.length = true, length
   local ok, why, code = call:respond(answer)
@@ -76,6 +77,7 @@ end
 -- @return[2] nil: unless the code is "closed" (the client went) nothing was sent
 -- @treturn[2] string message
 -- @treturn[2] string code
+-- @treturn[2] number|nil seconds that the store asks to wait
 function Object:send(call, answer, offset, length)
   if self.is_file then
     answer.file = { handle = self.handle, offset = offset, length = length }

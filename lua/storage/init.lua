@@ -7,7 +7,8 @@
 --   wait(ticket, timeout)      → true once the store confirmed it | nil, message, code
 --   get(key)                   → an open file, or what is read like one (read, seek, close) and has `size`,
 --                              the object's, in bytes | nil, message, code
---   head(key)                  → {size}, where it is known with sha256 and etag | nil, message, code
+--   head(key)                  → {size}, where it is known with sha256 and etag | nil, message, code; as get and read
+--                              with the seconds, if any, that the store asks to wait
 --   look(key, seconds)         → as head, but tried once, for so long at most: whether the store answers
 --   delete(keys)               → number deleted | nil, message, code
 --   list(prefix, after)        → {{key, size, age}, …} in key order, at most 1,000; age in seconds by the store's own

@@ -14,15 +14,16 @@ local PIECE = 1 << 20 -- bytes that are asked for at once
 -- @return[3] nil: the object has changed, or the store is out of reach
 -- @treturn[3] string message
 -- @treturn[3] string code
+-- @treturn[3] number|nil seconds that the store asks to wait
 -- @function reader:read
 function Reader:read(bytes)
   if self.at >= self.size then
     return nil
   end
   local last = math.min(self.at + math.min(bytes or PIECE, PIECE), self.size) - 1
-  local piece, message, code = self.fetch(self.at, last, self.etag)
+  local piece, message, code, seconds = self.fetch(self.at, last, self.etag)
   if not piece then
-    return nil, message, code
+    return nil, message, code, seconds
   elseif self.etag and piece.etag ~= self.etag or piece.size ~= self.size or #piece.data ~= last - self.at + 1 then
     return nil, ("storage: get %s: the object is another one than it was"):format(self.key), "corrupt"
   end
@@ -51,7 +52,7 @@ end
 Reader.__close = Reader.close
 
 --- A reader.
--- @tparam function fetch (from, to, etag) → {data, etag, size} | nil, message, code
+-- @tparam function fetch (from, to, etag) → {data, etag, size} | nil, message, code, seconds
 -- @tparam table found `size` and, where it is known, `etag`
 -- @tparam string key
 -- @treturn table reader

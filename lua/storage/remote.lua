@@ -30,9 +30,10 @@ local CONNECTIONS = 192 -- as many as a worker has files under way: each spends 
 local SPARE = 8 -- reactors that are kept for later calls in the event loop
 local WAIT = 3600
 local LONGEST_PATIENCE = 300 -- seconds that a store may ask for
+local SHORT_PATIENCE = 2 -- seconds of pauses while a client waits for the head of an answer
 
-local function failure(self, operation, key, message, code)
-  return nil, ("storage: %s: %s %s: %s"):format(self.kind, operation, key, message), code
+local function failure(self, operation, key, message, code, seconds)
+  return nil, ("storage: %s: %s %s: %s"):format(self.kind, operation, key, message), code, seconds
 end
 
 local function refused(self, operation, key)
@@ -69,8 +70,8 @@ function Store:send(request)
 end
 
 --- Runs a step of a driver, with further tries; see storage.tries.
-function Store:persist(step, check)
-  return tries.persist(step, { check = check, mark = function(fresh)
+function Store:persist(step, check, patience)
+  return tries.persist(step, { check = check, patience = patience, mark = function(fresh)
     return self.driver.secret:mark(fresh)
   end })
 end
@@ -152,16 +153,21 @@ function Store:wait(ticket, timeout)
   return table.unpack(task.result, 1, task.result.n)
 end
 
-local function named(operation, key, f)
+local function named(operation, key, f, patience)
   return function(self)
-    local result, message, code = self:persist(function()
+    local result, message, code, seconds = self:persist(function()
       return f(self)
-    end)
+    end, nil, patience)
     if result == nil then
-      return failure(self, operation, key, message, code)
+      return failure(self, operation, key, message, code, seconds and math.min(seconds, LONGEST_PATIENCE))
     end
     return result, message, code
   end
+end
+
+-- In the event loop a client waits: better that he be told when to come again.
+local function patience_of_caller()
+  return httpd.current() and SHORT_PATIENCE or nil
 end
 
 function Store:head(key)
@@ -170,7 +176,7 @@ function Store:head(key)
   end
   return perform_one(self, WAIT, named("head", key, function()
     return self.driver.lookup(self, key)
-  end))
+  end, patience_of_caller()))
 end
 
 --- Whether the store answers: one look at a key, which need not be there. One that asked for patience has it.
@@ -192,18 +198,20 @@ function Store:look(key, seconds)
 end
 
 function Store:get(key)
-  local found, message, code = self:head(key)
+  local found, message, code, wait = self:head(key)
   if not found then
-    return nil, message, code
+    return nil, message, code, wait
   end
+  local begun -- an answer that has begun is rather late than cut
   return reader.new(function(from, to, etag)
     return perform_one(self, WAIT, named("get", key, function()
       local data, tag, size, seconds = self.driver.fetch(self, key, from, to, etag)
       if not data then
         return nil, tag, size, seconds
       end
+      begun = true
       return { data = data, etag = tag, size = size }
-    end))
+    end, not begun and patience_of_caller() or nil))
   end, found, key)
 end
 

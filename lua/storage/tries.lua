@@ -14,10 +14,10 @@ local FIRST_DELAY, LONGEST_DELAY = 0.2, 10 -- seconds between tries; doubled, by
 -- patience than a task has is not asked again here.
 -- @tparam function step → result | nil, message, code, seconds that the store asks to wait
 -- @tparam table options check(): a result when the step was done after all, asked before another try; mark(fresh):
---   what tells one set of keys from another
+--   what tells one set of keys from another; patience: seconds that all pauses together may take, where somebody waits
 -- @return what the last step gave
 function M.persist(step, options)
-  local check, mark = options.check, options.mark
+  local check, mark, left = options.check, options.mark, options.patience or math.huge
   local delay = FIRST_DELAY
   for try = 1, TRIES do
     local keys = mark()
@@ -29,7 +29,12 @@ function M.persist(step, options)
       return nil, message, code, seconds
     end
     if not is_renewed then
-      reactor.pause(math.max(seconds or 0, delay * (0.5 + math.random() / 2)))
+      local pause = math.max(seconds or 0, delay * (0.5 + math.random() / 2))
+      left = left - pause
+      if left < 0 then
+        return nil, message, code, seconds
+      end
+      reactor.pause(pause)
       delay = math.min(delay * 2, LONGEST_DELAY)
     end
     local done = check and check()

@@ -393,6 +393,21 @@ describe("a download from a remote store", function()
     assert.equal(503, service:get(path, { token = token }).status)
   end)
 
+  it("hands the patience that the store asks for on to the client, until the answer has begun", function()
+    remote(3000000)
+    local function ask_for_patience(seconds, after)
+      http.request { method = "POST", url = url .. "/fault", body =
+        ('{"times":1,"method":"GET","after":%d,"status":429,"headers":{"retry-after":"%d"}}'):format(after, seconds) }
+      return service:get(path, { token = token })
+    end
+    for after, seconds in pairs { [0] = 7, [1] = 8 } do -- the look at the object, then its first piece
+      local answer = ask_for_patience(seconds, after)
+      assert.same({ 503, "storage_unavailable", tostring(seconds) },
+        { answer.status, answer.json.code, answer.headers["retry-after"] })
+    end
+    assert.is_true(BYTES == ask_for_patience(3, 2).body)
+  end)
+
   it("is queued when its object is gone, or is another one", function()
     remote(5000)
     query("update ate_files set file_size_bytes = 4999 where id = $1::uuid", { file.id })
