@@ -53,7 +53,9 @@ function M.run(args)
     if not result then
       return nil, message, code
     end
-    result.orphans, result.missing = json.array(result.orphans), json.array(result.missing)
+    for _, name in ipairs { "orphans", "missing", "requeued", "not_entitled" } do
+      result[name] = json.array(result[name])
+    end
     result.dry_run = args.dry_run or false
     return result
   end)
@@ -67,11 +69,14 @@ function M.show(result)
   for _, key in ipairs(result.orphans) do
     print(("%sdeleted: %s has no row"):format(would, term.line(key)))
   end
-  for _, key in ipairs(result.missing) do
+  for _, key in ipairs(result.requeued) do
     print(("%sbuilt anew: %s is not there, or damaged"):format(would, term.line(key)))
   end
-  print(("%d orphans, %d missing or damaged, %d temporary files, %d staging folders"):format(#result.orphans,
-    #result.missing, result.unfinished, result.staging))
+  for _, lost in ipairs(result.not_entitled) do
+    print(("not built anew: %s is not there, or damaged, and not to be had: %s"):format(term.line(lost.key), lost.reason))
+  end
+  print(("%d orphans, %d missing or damaged (%d requeued, %d not entitled), %d temporary files, %d staging folders")
+    :format(#result.orphans, #result.missing, #result.requeued, #result.not_entitled, result.unfinished, result.staging))
 end
 
 return M

@@ -1,24 +1,43 @@
 --- Reconciles store and rows at once, for an operator who does not wait for the keeper: the keeper's own sweep, run
 -- through twice, since no object is deleted that was not met twice.
 -- @module workflow.gc
+local json = require "atelier.json"
+local purge = require "workflow.purge"
 local sweep = require "workflow.sweep"
 
 local M = {}
 
 local FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
+-- As renew_ate_missing judges, without doing anything.
+local JUDGED = [[select f.id::text as id, case when not t.is_active then 'template_inactive' else e.reason end as reason
+  from unnest($1::uuid[], $2::text[]) x (id, path)
+    join ate_files f on f.id = x.id and f.file_path = x.path
+    join ate_templates t on t.id = f.template_id
+    cross join lateral ate_entitlement(array[f.device_id]) e]]
+
 -- What would be done, or was: the keys, in the order in which they were met.
-local function recorded(self, operation, into, dry_run)
-  local act = self[operation]
+local function recorded(self, operation, into, paths, instead)
+  local act = instead or self[operation]
   return function(_, rows)
     for _, row in ipairs(rows) do
       table.insert(into, row.file_path)
-    end
-    if dry_run then
-      return #rows
+      paths[row.id or row.file_path] = row.file_path
     end
     return act(self, rows)
   end
+end
+
+local function remove_nothing(_, rows)
+  return #rows
+end
+
+local function renew_nothing(self, lost)
+  local rows, message, code = self.ask(JUDGED, { purge.column(lost, "id"), purge.column(lost, "file_path") })
+  for _, row in ipairs(rows or {}) do
+    self.on_lost(row.id, row.reason ~= json.null and row.reason or nil)
+  end
+  return rows and #rows, message, code
 end
 
 --- Reconciles.
@@ -26,18 +45,23 @@ end
 --   (delete also where most objects have no row);
 --   optional: on_progress(objects met), pause() between two pages
 -- @treturn[1] table orphans (keys without a row that were, or would be, deleted), missing (keys of rows whose object is
---   not there or damaged; built anew, or would be), unfinished (number of temporary files removed), staging
+--   not there or damaged), of these requeued (keys: built anew, or would be) and not_entitled (list of {key, reason}:
+--   their devices may not have them), unfinished (number of temporary files removed), staging
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
 function M.run(options)
   local dry_run, pause = options.dry_run, options.pause or function() end
   local config = setmetatable({ orphan_grace = options.grace }, { __index = options.config })
+  local result = { orphans = {}, missing = {}, requeued = {}, not_entitled = {}, unfinished = 0, staging = 0 }
+  local paths = {}
   local self = sweep.new { store = options.store, config = config, ask = options.ask, batches = 1, settle = 0,
-    force = options.force }
-  local result = { orphans = {}, missing = {}, unfinished = 0, staging = 0 }
-  self.remove = recorded(self, "remove", result.orphans, dry_run)
-  self.renew = recorded(self, "renew", result.missing, dry_run)
+    force = options.force, on_lost = function(id, reason)
+      table.insert(reason and result.not_entitled or result.requeued,
+        reason and { key = paths[id], reason = reason } or paths[id])
+    end }
+  self.remove = recorded(self, "remove", result.orphans, {}, dry_run and remove_nothing)
+  self.renew = recorded(self, "renew", result.missing, paths, dry_run and renew_nothing)
   if dry_run then
     self.clear = function()
       return 0

@@ -28,14 +28,15 @@ local HEADS_A_TURN = 20
 local UNKNOWN = "select path from list_ate_unknown($1::text[], $2) as path"
 local FILES = [[select id::text as id, file_path, file_size_bytes as size, checksum from ate_files
   where id > $1::uuid and is_active and purged_path is distinct from file_path order by id limit $2]]
-local MISSING = [[select device_hash, queue_id::text as queue_id, reason
+local MISSING = [[select ate_file_id::text as id, device_hash, queue_id::text as queue_id, reason
   from renew_ate_missing($1::uuid[], $2::text[])]]
 local FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 --- A new sweep.
 -- @tparam table options store, config; ask(sql, params) → rows | nil, message, code; batches (pages of the store in a
 --   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600), force (delete
---   also where most objects have no row), on_turn() (called now and then amid what takes long)
+--   also where most objects have no row), on_turn() (called now and then amid what takes long), on_lost(id, reason)
+--   (called for each file without its object; with a reason when it is not built anew)
 -- @treturn table sweep
 function M.new(options)
   return setmetatable({
@@ -47,6 +48,7 @@ function M.new(options)
     settle = options.settle or SETTLE_SECONDS,
     force = options.force,
     on_turn = options.on_turn or function() end,
+    on_lost = options.on_lost or function() end,
     looked_for = FIRST_ID, -- files up to this are
     suspects = {}, -- objects without a row: key → {met first at, in which pass, met last in which pass}
     suspect_count = 0,
@@ -196,6 +198,7 @@ function Sweep:renew(lost)
   for _, row in ipairs(rows or {}) do
     log.warn("object missing", { device = row.device_hash, queue_id = row.queue_id ~= json.null and row.queue_id or nil,
       not_built = row.reason ~= json.null and row.reason or nil })
+    self.on_lost(row.id, row.reason ~= json.null and row.reason or nil)
   end
   return rows and #rows, message, code
 end

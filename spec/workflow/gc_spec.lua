@@ -53,6 +53,7 @@ describe("workflow.gc", function()
       local result = assert(run { dry_run = dry_run })
       assert.same({ "generated/GONE/old.ate" }, result.orphans)
       assert.same(lost, sorted(result.missing))
+      assert.same(lost, sorted(result.requeued))
       assert.equal(dry_run and 0 or 2, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
     end
     assert.equal("not_found", select(3, world.store:head "generated/GONE/old.ate"))
@@ -62,6 +63,21 @@ describe("workflow.gc", function()
     world:open "D0002"
     local result = assert(run())
     assert.same({ 0, 0 }, { #result.orphans, #result.missing })
+  end)
+
+  it("tells what is not built anew since its device may not have it, in a dry run as in a real one", function()
+    local lost = disorder()
+    world:query("update licenses set is_valid = false where device_id = (select id from devices where device_hash = 'D0002')")
+    for _, dry_run in ipairs { true, false } do
+      local result = assert(run { dry_run = dry_run })
+      assert.same(sorted { lost[1], lost[2] }, sorted(result.missing))
+      assert.same({ lost[1] }, result.requeued)
+      assert.same({ { key = lost[2], reason = "licence_invalid" } }, result.not_entitled)
+      assert.equal(dry_run and 0 or 1, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
+    end
+    world:worker():drain()
+    local result = assert(run())
+    assert.same({ 0, 0, 0 }, { #result.missing, #result.requeued, #result.not_entitled })
   end)
 
   it("leaves a store alone that seems to be another database's, unless forced", function()
