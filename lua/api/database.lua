@@ -4,6 +4,7 @@
 -- for the next. Owns what is prepared on which connection, and what is repeated. Must not know any statement. Works
 -- inside the loop of atelier.httpd only.
 -- @module api.database
+local httpd = require "atelier.httpd"
 local lanes = require "api.lanes"
 local log = require "log"
 local pool = require "api.pool"
@@ -52,45 +53,50 @@ end
 local GIVE_UP = { ["25006"] = true, ["0A000"] = true }
 local NOT_PREPARED = { ["26000"] = true, ["42P05"] = true }
 
-local function run(slot, self, kind, claims, name, sql, params, json)
+-- The cancelling of a statement that takes too long comes on top, as the pool says.
+local function run(slot, self, deadline, kind, claims, name, sql, params, json)
+  local left = deadline - httpd.now()
+  if left <= 0 then
+    return nil, "database: not done in time", "timeout"
+  end
   local conn = slot.conn
   local batch = compose(slot, self.is_plain, kind, claims, name, sql, params, json)
   local count = #batch
-  slot.is_clean = false
+  slot.is_clean, slot.options.timeout = false, left
   slot.is_spent = count == 3 -- who leaves now does not learn whether it was prepared: the connection goes, too
-  local results, message, code, place = conn:pipeline(batch, self.options)
+  local results, message, code, place = conn:pipeline(batch, slot.options)
   slot.is_spent = nil
   if count == 3 and (results or (place or 0) > 2) then
     slot.prepared[name] = sql
   end
   if results then
-    slot.is_clean = true
+    slot:answered()
     return results[count]
   end
   local fields = conn:last_error()
   if NOT_PREPARED[code] and not self.is_plain then
     log.warn("the database keeps no prepared statements; is it behind a transaction pooler?", { code = code })
     self.is_plain = true
-    return run(slot, self, kind, claims, name, sql, params, json)
+    return run(slot, self, deadline, kind, claims, name, sql, params, json)
   end
   slot.is_spent = GIVE_UP[code]
   return nil, message, code, fields
 end
 
-local function once(self, ...)
-  local slot <close>, message, code = self.pool:take()
+local function once(self, deadline, ...)
+  local slot <close>, message, code = self.pool:take(deadline)
   if not slot then
     return nil, message, code
   end
-  return run(slot, self, ...)
+  return run(slot, self, deadline, ...)
 end
 
 local LOST = { connection = true, ["57P01"] = true, ["57P02"] = true, ["57P03"] = true }
 
-local function perform(self, may_repeat, ...)
-  local rows, message, code, fields = once(self, ...)
+local function perform(self, deadline, may_repeat, ...)
+  local rows, message, code, fields = once(self, deadline, ...)
   if not rows and may_repeat and LOST[code] and not self.pool.failure then
-    return once(self, ...)
+    return once(self, deadline, ...)
   end
   return rows, message, code, fields
 end
@@ -98,11 +104,18 @@ end
 -- A waiter of api.lanes whose statement this connection has not prepared yet.
 local function run_alone(self)
   return function(slot, waiter)
-    return run(slot, self, "user", waiter.claims, waiter.prepared, waiter.sql, waiter[1], waiter.json)
+    return run(slot, self, waiter.deadline, "user", waiter.claims, waiter.prepared, waiter.sql, waiter[1], waiter.json)
   end
 end
 
---- Runs a statement as a user.
+-- A mistake of the statement or its data, which says nothing of the connection, nor of what is prepared there.
+local OWN = { ["21"] = true, ["22"] = true, ["23"] = true, ["42"] = true, P0 = true, AT = true }
+
+local function is_own(code)
+  return OWN[code:sub(1, 2)] and not NOT_PREPARED[code]
+end
+
+--- Runs a statement as a user. Waiting, for a connection and for the answer, has one end: the timeout.
 -- @tparam string claims the verified token's, as JSON
 -- @tparam string name under which it is prepared: letters, digits, _
 -- @tparam string sql always the same for a name
@@ -116,18 +129,19 @@ end
 -- @treturn[2] string code as of atelier.pg, or "busy"
 -- @treturn[2] ?table what `conn:last_error` gives
 function Database:as_user(claims, name, sql, params, may_repeat, is_quick, json)
+  local deadline = httpd.now() + self.timeout
   if is_quick and not self.is_plain then
-    local rows, message, code, fields = self.lanes:run(claims, name, sql, params, json)
+    local rows, message, code, fields = self.lanes:run(deadline, claims, name, sql, params, json)
     if rows or code and not (may_repeat and LOST[code]) then
       return rows, message, code, fields
     end
   end
-  return perform(self, may_repeat, "user", claims, name, sql, params, json)
+  return perform(self, deadline, may_repeat, "user", claims, name, sql, params, json)
 end
 
 --- Runs a statement with the service's rights; as `as_user`, without claims.
 function Database:service(name, sql, params, may_repeat)
-  return perform(self, may_repeat, "service", nil, name, sql, params)
+  return perform(self, httpd.now() + self.timeout, may_repeat, "service", nil, name, sql, params)
 end
 
 --- A connection of its own, for LISTEN, as of `pool:listener`.
@@ -143,6 +157,11 @@ end
 --- Whether a statement can be expected to run.
 function Database:is_ready()
   return self.pool:is_ready()
+end
+
+--- How long ago a statement came back, as of `pool:silence`.
+function Database:silence()
+  return self.pool:silence()
 end
 
 --- Numbers for an operator, as of `pool:stats`.
@@ -161,11 +180,11 @@ end
 -- @tparam table options `url`, `connections`, `timeout` of a statement in seconds, `name` for pg_stat_activity
 -- @treturn table database
 function M.new(options)
-  local self = setmetatable({ options = { timeout = options.timeout }, pool = pool.new { url = options.url,
+  local self = setmetatable({ timeout = options.timeout, pool = pool.new { url = options.url,
     connections = options.connections, timeout = options.timeout, name = options.name,
     prepare = { ate_as_user = AS_USER, ate_as_service = AS_SERVICE } } }, Database)
   -- Half of the connections, so that what is slow finds one.
-  self.lanes = lanes.new(self.pool, { role = "ate_as_user", timeout = options.timeout,
+  self.lanes = lanes.new(self.pool, { role = "ate_as_user", is_own = is_own,
     most = (options.connections + 1) // 2, alone = run_alone(self) })
   return self
 end

@@ -3,9 +3,10 @@
 local discreet = require "discreet"
 local httpd = require "atelier.httpd"
 local json = require "atelier.json"
+local log = require "log"
 
-local FRESH = 1    -- seconds for which an answer of the database counts
 local PATIENCE = 2 -- seconds after which a database that does not answer is away
+local FRESH = 1    -- seconds after its last answer, whoever it was for, it is asked
 local TURN = 0.02
 
 local function healthz()
@@ -14,27 +15,32 @@ end
 
 -- Asks the database, once for all who want to know. A connection that is there says nothing of a database that hangs.
 local function ask(app, probe)
-  probe.asked_at = httpd.now()
-  httpd.spawn(function()
-    local rows = app.db:service("ate_ready", "select 1", nil, true)
-    probe.answered_at = rows and httpd.now()
-    probe.asked_at = nil
+  probe.is_asking, probe.is_away = true, true
+  local task = httpd.spawn(function()
+    local ok, rows, message, code = pcall(app.db.service, app.db, "ate_ready", "select 1", nil, true)
+    probe.is_away = not ok or not rows and code ~= "busy"
+    probe.is_asking = nil
+    if not ok then
+      log.error("the database could not be asked", { reason = rows or message })
+    end
   end)
+  if not task then -- no memory: who asks next tries again
+    probe.is_asking = nil
+  end
 end
 
 local function answers(app)
   local probe = app.probe or {}
   app.probe = probe
-  if probe.answered_at and httpd.now() - probe.answered_at < FRESH then
-    return true
-  elseif not probe.asked_at then
+  if app.db:silence() > FRESH and not probe.is_asking then
     ask(app, probe)
   end
-  local limit = probe.asked_at + PATIENCE
-  while probe.asked_at and httpd.now() < limit do
+  -- Where all connections are busy our own question waits in line; what others were answered meanwhile counts as well.
+  local limit = httpd.now() + PATIENCE
+  while app.db:silence() > PATIENCE and probe.is_asking and httpd.now() < limit do
     httpd.sleep(TURN)
   end
-  return not probe.asked_at and probe.answered_at ~= nil
+  return app.db:silence() <= PATIENCE or not probe.is_asking and not probe.is_away
 end
 
 -- A front that has just been started takes requests while it still connects: who asks now waits for that, too.

@@ -1,9 +1,10 @@
 --- Quick statements of many users, sent together: each behind its own role and claims, all in one piece.
 --
 -- A lane is a task that holds a connection as long as somebody waits, and sends what has gathered since it last looked.
--- Few lanes send larger pieces, which cost the database less. Whoever asked only waits; an error sends everybody back
--- to ask alone. Owns who waits and the lanes. Must not know any statement but the one that sets role and claims. Works
--- inside the loop of atelier.httpd only.
+-- Few lanes send larger pieces, which cost the database less. Whoever asked only waits. An error
+-- is told to whose statement it was, and the others are sent again: nothing of the piece has happened, and all of it
+-- only reads. What fails in other ways sends everybody back to ask alone. Owns who waits and the lanes. Must not know
+-- any statement but the one that sets role and claims. Works inside the loop of atelier.httpd only.
 -- @module api.lanes
 local httpd = require "atelier.httpd"
 
@@ -11,6 +12,7 @@ local M = {}
 
 local TOGETHER = 16 -- more would make the first wait
 local MOST_WAITING = 1000
+local MOST_RESENT = 3 -- a piece; then what is left of it is asked for one by one
 
 local Lanes, Waiter, Lane = {}, {}, {}
 Lanes.__index = Lanes
@@ -68,31 +70,83 @@ local function new_batches(role)
   return roles, batches
 end
 
-local function send(lane, slot, n)
+-- Nobody waits any more for what was taken. Who is told counts no more, so that a failure in between leaves nobody.
+local function dismiss(lane)
+  while lane.count > 0 do
+    local waiter = lane.taken[lane.count]
+    lane.taken[lane.count] = nil
+    lane.count = lane.count - 1
+    if waiter then
+      tell(waiter)
+    end
+  end
+end
+
+-- Half of the time that is left, where one that hangs shall leave the others some.
+local function time_for(taken, n)
+  local latest = 0
+  for i = 1, n do
+    latest = math.max(latest, taken[i].deadline)
+  end
+  local left = math.max(latest - httpd.now(), 0.001)
+  return n > 1 and left / 2 or left
+end
+
+-- Sends one piece. Returns its results; or nil, then as `conn:pipeline`, but whose statement failed.
+local function attempt(lane, slot, n)
   local taken, batch, roles = lane.taken, lane.batches[n], lane.roles
   for i = 1, n do
     roles[i][1][1] = taken[i].claims
     batch[2 * i] = taken[i]
   end
-  slot.is_clean = false
+  lane.options.timeout = time_for(taken, n)
   -- It raises for parameters that are none; whose they are will be told so when he asks alone.
-  local ok, results = pcall(slot.conn.pipeline, slot.conn, batch, lane.lanes.options)
-  results = ok and results
-  slot.is_clean = results and true
-  lane.count = 0
+  local ok, results, message, code, place = pcall(slot.conn.pipeline, slot.conn, batch, lane.options)
   for i = 1, n do
-    tell(taken[i], results and results[2 * i] or nil)
-    batch[2 * i], taken[i] = roles[i], nil
+    batch[2 * i] = roles[i]
   end
+  if ok and results then
+    return results
+  end
+  place = ok and place or nil
+  return nil, message, code, place and place % 2 == 0 and place <= 2 * n and place // 2 or nil
 end
 
--- Nobody waits any more for what was taken.
-local function dismiss(lane)
-  local count = lane.count
-  lane.count = 0
-  for i = 1, count do
-    tell(lane.taken[i])
-    lane.taken[i] = nil
+-- Tells whose statement failed, and takes him out. Returns whether the others can be sent again.
+local function blame(lane, slot, message, code, place)
+  local taken, n = lane.taken, lane.count
+  local is_own = place and lane.lanes.is_own(code)
+  if not place or not is_own and code ~= "timeout" then
+    return false
+  end
+  local waiter, fields = taken[place], slot.conn:last_error()
+  if is_own or n == 1 then
+    tell(waiter, nil, message, code, fields)
+  else
+    tell(waiter) -- alone it may wait for what is left of its time
+  end
+  table.remove(taken, place)
+  lane.count = n - 1
+  return slot.conn:forget()
+end
+
+local function send(lane, slot)
+  slot.is_clean = false
+  for round = 0, MOST_RESENT do
+    local n = lane.count
+    local results, message, code, place = attempt(lane, slot, n)
+    if results then
+      slot:answered()
+      for i = 1, n do
+        tell(lane.taken[i], results[2 * i])
+        lane.taken[i] = nil -- not before: who could not be told will be dismissed
+      end
+      lane.count = 0
+      return
+    end
+    if not blame(lane, slot, message, code, place) or lane.count == 0 or round == MOST_RESENT then
+      return dismiss(lane)
+    end
   end
 end
 
@@ -108,15 +162,16 @@ local function prepare(lane, slot, n)
   end
   while count > kept do
     local waiter = taken[count]
-    tell(waiter, lane.lanes.alone(slot, waiter))
+    local was_left = waiter.state == OVER
+    if not was_left then
+      tell(waiter, lane.lanes.alone(slot, waiter))
+    end
     taken[count], count = nil, count - 1
     lane.count = count
-    if not slot.is_clean then
-      dismiss(lane)
-      return 0
+    if not was_left and not slot.is_clean then
+      return dismiss(lane)
     end
   end
-  return kept
 end
 
 local function serve(lane, slot)
@@ -128,11 +183,11 @@ local function serve(lane, slot)
       lane.is_starting = false
       lanes.starting = lanes.starting - 1
     end
-    n = n > 0 and prepare(lane, slot, n) or 0
-    if n == 0 then
+    prepare(lane, slot, n)
+    if lane.count == 0 then
       return
     end
-    send(lane, slot, n)
+    send(lane, slot)
   until lanes.head > lanes.tail or not slot.is_clean or lanes.pool.waiting > 0
 end
 
@@ -159,7 +214,7 @@ end
 function start(self)
   local lane = table.remove(self.spare)
   if not lane then
-    lane = setmetatable({ lanes = self, taken = {} }, Lane)
+    lane = setmetatable({ lanes = self, taken = {}, options = { bare = true } }, Lane)
     lane.roles, lane.batches = new_batches(self.role)
   end
   lane.count, lane.is_starting = 0, true
@@ -191,12 +246,13 @@ local function outcome(waiter, ...)
   elseif waiter.state == TOLD then
     return ...
   elseif waiter.state == SENT then
-    return httpd.park() -- the statement has a time of its own, and an end
+    return nil, "database: not done in time", "timeout" -- and the lane will drop what comes
   end
   return nil, "database: no connection became free in time", "busy"
 end
 
 --- Runs a statement as a user, in company.
+-- @tparam number deadline as of `httpd.now`
 -- @tparam string claims the verified token's, as JSON
 -- @tparam string name under which it is prepared
 -- @tparam string sql always the same for a name
@@ -207,30 +263,31 @@ end
 -- @treturn[2] ?string message
 -- @treturn[2] ?string code; nil when it must be asked for alone
 -- @treturn[2] ?table what `conn:last_error` gives
-function Lanes:run(claims, name, sql, params, json)
+function Lanes:run(deadline, claims, name, sql, params, json)
   if self.waiting >= MOST_WAITING then
     return nil, "database: too many requests wait for a connection", "busy"
   end
   -- It is also what `conn:pipeline` is given. Eight fields by name: one more would double its table.
   local waiter <close> = setmetatable({ params, prepared = name, json = json, claims = claims, sql = sql, lanes = self,
-    task = httpd.current(), state = WAITS, told = nil }, Waiter)
+    task = httpd.current(), state = WAITS, deadline = deadline }, Waiter)
   self.waiting = self.waiting + 1
   self.tail = self.tail + 1
   self.queue[self.tail] = waiter
   if self.running < self.most and self.tail - self.head >= self.starting * TOGETHER then
     start(self)
   end
-  return outcome(waiter, httpd.park(self.options.timeout))
+  return outcome(waiter, httpd.park(math.max(deadline - httpd.now(), 0)))
 end
 
 --- Lanes over a pool.
 -- @tparam table pool of api.pool
--- @tparam table options `role`: the name of the prepared statement that sets role and claims, `timeout` of statements
---   in seconds, `most` lanes at once, `alone`: a function that runs one waiter's statement on a slot
+-- @tparam table options `role`: the name of the prepared statement that sets role and claims, `most` lanes at once,
+--   `alone`: a function that runs one waiter's statement on a slot, `is_own`: one that tells by its code whether an
+--   error is the statement's own, so that others can be sent on the same connection
 -- @treturn table lanes
 function M.new(pool, options)
-  return setmetatable({ pool = pool, role = options.role, alone = options.alone, most = options.most,
-    options = { timeout = options.timeout, bare = true }, queue = {}, head = 1, tail = 0, waiting = 0, running = 0,
+  return setmetatable({ pool = pool, role = options.role, alone = options.alone, is_own = options.is_own,
+    most = options.most, queue = {}, head = 1, tail = 0, waiting = 0, running = 0,
     starting = 0, spare = {} }, Lanes)
 end
 

@@ -56,7 +56,7 @@ local function dismiss_waiters(pool)
   pool.head, pool.tail = 1, 0
 end
 
-local function wait_in_line(pool)
+local function wait_in_line(pool, deadline)
   if pool.waiting >= MOST_WAITING then
     return nil, "database: too many requests wait for a connection", "busy"
   end
@@ -64,7 +64,7 @@ local function wait_in_line(pool)
   pool.waiting = pool.waiting + 1
   pool.tail = pool.tail + 1
   pool.queue[pool.tail] = waiter
-  httpd.park(pool.timeout)
+  httpd.park(deadline and math.max(deadline - httpd.now(), 0) or pool.timeout)
   local slot = waiter.slot
   waiter.slot = nil
   if slot then
@@ -74,13 +74,14 @@ local function wait_in_line(pool)
 end
 
 --- A connection for one use: a value to be closed, which gives it back, whatever became of it. Fields: `conn`,
--- `prepared` (name → statement); whoever has run his statement well sets `is_clean`, and `is_spent` to have the
--- connection replaced.
+-- `prepared` (name → statement), `options` of its statements; whoever has run his statement well calls `answered`,
+-- where it was not, `is_clean` is false, and `is_spent` has the connection replaced.
+-- @tparam[opt] number deadline as of `httpd.now`; without it, the pool's time
 -- @treturn[1] slot
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string "connection" or "busy"
-function Pool:take()
+function Pool:take(deadline)
   local n = #self.idle
   local slot = self.idle[n]
   if slot then
@@ -89,7 +90,7 @@ function Pool:take()
   elseif self.live == 0 and self.failure then
     return nil, self.failure, "connection"
   end
-  return wait_in_line(self)
+  return wait_in_line(self, deadline)
 end
 
 -- ==== connections ==============================================================================
@@ -178,6 +179,18 @@ end
 
 -- ==== use ======================================================================================
 
+-- A statement came back, and nothing is open on the connection.
+function Slot:answered()
+  self.is_clean = true
+  self.pool.answered_at = httpd.now()
+end
+
+--- How long ago a statement came back, on whatever connection.
+-- @treturn number seconds; without end where none ever did
+function Pool:silence()
+  return self.answered_at and httpd.now() - self.answered_at or math.huge
+end
+
 --- A connection of its own, for LISTEN. The caller closes it, and comes again when it is lost.
 -- @treturn[1] conn of atelier.pg, that yields
 -- @return[2] nil
@@ -231,7 +244,7 @@ function M.new(options)
     prepare = options.prepare or {}, slots = {}, idle = {}, live = 0, queue = {}, head = 1, tail = 0, waiting = 0 },
     Pool)
   for i = 1, options.connections do
-    self.slots[i] = setmetatable({ pool = self, batch = {}, item = {}, prepared = {} }, Slot)
+    self.slots[i] = setmetatable({ pool = self, batch = {}, item = {}, options = {}, prepared = {} }, Slot)
   end
   return self
 end

@@ -1,4 +1,6 @@
 local api = require "spec.support.api"
+local httpd = require "atelier.httpd"
+local log = require "log"
 local signal = require "posix.signal"
 
 describe("api.health", function()
@@ -33,6 +35,62 @@ describe("api.health", function()
     local back
     repeat back = service:get "/readyz" until back.status == 200
     assert.is_true(back.json.ready)
+  end)
+
+  -- Asks a front whose database is `db`, so many times.
+  local function ask(db, count)
+    local handler
+    for _, route in ipairs(require "api.health") do
+      handler = route.operation == "ready" and route.handler or handler
+    end
+    local server, answers, failure = assert(httpd.listen {}), {}, nil
+    local app = { has_started = true, db = db, state = function() end, ready = function() return true end }
+    assert(server:run { handler = function() end, on_start = function()
+      for i = 1, count do
+        local ok, status = pcall(handler, { app = app })
+        failure, answers[i] = failure or not ok and status, status
+      end
+      server:stop()
+    end })
+    server:close()
+    assert(not failure, failure)
+    return answers
+  end
+
+  it("asks again after its question failed", function()
+    local asked = 0
+    local db = { silence = function() return math.huge end }
+    function db.service()
+      asked = asked + 1
+      if asked == 1 then error "not enough memory" end
+      return asked == 2 and {} or nil, "none became free", "busy"
+    end
+    local out = assert(io.tmpfile())
+    log.configure { out = out }
+    finally(function()
+      log.configure { out = io.stderr }
+      out:close()
+    end)
+    assert.same({ 503, 200, 200 }, ask(db, 3))
+    out:seek "set"
+    assert.matches("the database could not be asked.*not enough memory", out:read "a")
+  end)
+
+  it("asks again after it could not ask", function()
+    local db = { silence = function() return math.huge end, service = function() return {} end }
+    local spawn, count = httpd.spawn, 0
+    finally(function() httpd.spawn = spawn end) -- luacheck: ignore 122
+    httpd.spawn = function(...) -- luacheck: ignore 122
+      count = count + 1
+      if count > 1 then return spawn(...) end
+      return nil, "spawn: not enough memory", "memory"
+    end
+    assert.same({ 503, 200 }, ask(db, 2))
+  end)
+
+  it("is ready while others are answered, although its own question waits", function()
+    local db = { silence = function() return 1.5 end, service = function() httpd.sleep(0.1) end }
+    assert.same({ 200, 200 }, ask(db, 2))
   end)
 
   it("tells that it can serve, and what became of the last reload", function()
