@@ -7,11 +7,14 @@
  * libmicrohttpd answers what it cannot read with a page in HTML, and with two heads where the Content-Length is malformed. It
  * queues that page as a program would, through the dynamic linker, which finds our own MHD_queue_response first: there we
  * know the connection, answer ourselves, and let it close.
- * COMPAT: libmicrohttpd 0.9.75. Where it is linked otherwise (statically, or with -Bsymbolic) its own pages go out as before.
+ * COMPAT: libmicrohttpd 0.9.75. Where it is linked otherwise (statically, or with -Bsymbolic) its own pages go out as before;
+ * that is tried when a server starts, and logged.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,9 +74,13 @@ static const char *allowed_origin(const struct connection *c)
 
 /* ==== the text ================================================================================= */
 
+/* One that does not fit says less, but is whole. */
 static int write_body(char *to, size_t room, const char *code, const char *message)
 {
-    return snprintf(to, room, "{\"code\":\"%s\",\"details\":null,\"hint\":null,\"message\":\"%s\"}", code, message);
+    static const char form[] = "{\"code\":\"%s\",\"details\":null,\"hint\":null,\"message\":\"%s\"}";
+    int n = snprintf(to, room, form, code, message);
+
+    return n >= 0 && (size_t)n < room ? n : snprintf(to, room, form, "unavailable", "refused");
 }
 
 static int write_head(const struct connection *c, char *to, size_t room, unsigned status, int body)
@@ -101,7 +108,7 @@ static void refuse_early(struct request *r, unsigned status, const char *body, i
     r->answered_at = front_now();
     r->status = status;
     r->length = (uint64_t)size;
-    if (n >= (int)sizeof head || !writer_begin(r, head, (size_t)n) ||
+    if (n < 0 || n >= (int)sizeof head || !writer_begin(r, head, (size_t)n) ||
         (!r->is_head && !writer_add(r, body, (size_t)size, 0))) {
         httpd_shut(r);
         return;
@@ -232,16 +239,39 @@ static void linger(struct server *s, int fd)
     s->lingerers = l;
 }
 
+/*
+ * What does not fit into the socket has a client that reads nothing of what it got before: nobody waits for him, and he must
+ * not take the part for the whole, so the connection is reset.
+ */
+static int send_whole(int fd, const char *text, size_t size)
+{
+    static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    ssize_t n;
+
+    do
+        n = send(fd, text, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n == (ssize_t)size)
+        return 1;
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    shutdown(fd, SHUT_RD);
+    return 0;
+}
+
 void httpd_refuse_bare(struct connection *c, unsigned status, const char *code, const char *message)
 {
     char text[1536], body[512];
     int size = write_body(body, sizeof body, code, message), n = write_head(c, text, sizeof text, status, size);
 
     c->server->nrefused++;
-    if (n + size < (int)sizeof text) {
-        memcpy(text + n, body, (size_t)size);
-        if (send(c->source.fd, text, (size_t)(n + size), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-            c->is_gone = 1;
+    if (n < 0 || n + size >= (int)sizeof text) { /* an Origin as long as that */
+        shutdown(c->source.fd, SHUT_RDWR);
+        return;
+    }
+    memcpy(text + n, body, (size_t)size);
+    if (!send_whole(c->source.fd, text, (size_t)(n + size))) {
+        c->is_gone = 1;
+        return;
     }
     linger(c->server, c->source.fd);
     shutdown(c->source.fd, SHUT_WR);
@@ -279,6 +309,8 @@ enum MHD_Result httpd_queue_response(struct MHD_Connection *mhd, unsigned status
     return queue != NULL ? queue(mhd, status, response) : MHD_NO;
 }
 
+static int is_reached; /* libmicrohttpd has called ours */
+
 /* Called by libmicrohttpd alone, with a page of its own. That it fails makes it close the connection. */
 enum MHD_Result MHD_queue_response(struct MHD_Connection *mhd, unsigned status, struct MHD_Response *page)
 {
@@ -287,6 +319,7 @@ enum MHD_Result MHD_queue_response(struct MHD_Connection *mhd, unsigned status, 
     size_t i = 0;
 
     (void)page;
+    is_reached = 1;
     if (c == NULL)
         return MHD_NO;
     while (pages[i].status != 0 && pages[i].status != status)
@@ -296,4 +329,53 @@ enum MHD_Result MHD_queue_response(struct MHD_Connection *mhd, unsigned status, 
     httpd_log_refusal(c, status, pages[i].message);
     httpd_refuse_bare(c, status, pages[i].code, pages[i].message);
     return MHD_NO;
+}
+
+/* ==== whether that works ======================================================================= */
+
+static enum MHD_Result ask_nobody(void *arg, struct MHD_Connection *mhd, const char *target, const char *method,
+                                  const char *version, const char *body, size_t *size, void **request)
+{
+    (void)arg, (void)mhd, (void)target, (void)method, (void)version, (void)body, (void)size, (void)request;
+    return MHD_NO;
+}
+
+static void swallow(void *arg, const char *format, va_list ap)
+{
+    (void)arg, (void)format, (void)ap;
+}
+
+/* Gives libmicrohttpd a malformed request on a socket of its own. 0 where that could not be done. */
+static int provoke(void)
+{
+    static const char malformed[] = "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n";
+    struct sockaddr_in from = {.sin_family = AF_INET};
+    int fds[2], is_asked = 0;
+    struct MHD_Daemon *daemon =
+        MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL, NULL, ask_nobody, NULL,
+                         MHD_OPTION_EXTERNAL_LOGGER, swallow, NULL, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+
+    if (daemon == NULL)
+        return 0;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0) {
+        is_asked = send(fds[0], malformed, sizeof malformed - 1, MSG_NOSIGNAL) == (ssize_t)sizeof malformed - 1;
+        is_asked &= MHD_add_connection(daemon, fds[1], (struct sockaddr *)&from, sizeof from) == MHD_YES; /* closes fds[1] */
+        for (int i = 0; i < 10 && is_asked && !is_reached; i++)
+            MHD_run(daemon);
+        close(fds[0]);
+    }
+    MHD_stop_daemon(daemon);
+    return is_asked;
+}
+
+int httpd_can_answer(struct server *s)
+{
+    if (find_queue() == NULL || find_queue() == MHD_queue_response) {
+        s->lua->log(s, "error", "libmicrohttpd's MHD_queue_response is not found: is it linked statically?");
+        errno = ENOSYS;
+        return 0;
+    }
+    if (!is_reached && provoke() && !is_reached)
+        s->lua->log(s, "warn", "libmicrohttpd does not ask for its refusals: requests that it cannot read get pages in HTML");
+    return 1;
 }

@@ -706,6 +706,8 @@ struct MHD_Daemon *httpd_start(struct server *s)
 {
     int err;
 
+    if (!httpd_can_answer(s))
+        return NULL;
     s->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
         MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_LISTEN_SOCKET, s->listener, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,

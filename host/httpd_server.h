@@ -223,6 +223,8 @@ void httpd_refuse_bare(struct connection *c, unsigned status, const char *code, 
 void httpd_sweep_lingerers(struct server *s, int64_t now);
 /* A response of ours; libmicrohttpd's own name for it is for its pages alone. */
 enum MHD_Result httpd_queue_response(struct MHD_Connection *mhd, unsigned status, struct MHD_Response *response);
+/* Whether there is what answers are given with; logs what is amiss. 0 with errno set. */
+int httpd_can_answer(struct server *s);
 /* Whose pages may read refusals; "*" is any. 0 for want of memory. */
 int httpd_allow_origin(const char *origin);
 void httpd_forget_origins(void);
