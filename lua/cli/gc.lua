@@ -73,10 +73,11 @@ function M.show(result)
     print(("%sbuilt anew: %s is not there, or damaged"):format(would, term.line(key)))
   end
   for _, lost in ipairs(result.not_entitled) do
-    print(("not built anew: %s is not there, or damaged, and not to be had: %s"):format(term.line(lost.key), lost.reason))
+    print(("not built anew: %s is not there, or damaged; may not be had: %s"):format(term.line(lost.key), lost.reason))
   end
   print(("%d orphans, %d missing or damaged (%d requeued, %d not entitled), %d temporary files, %d staging folders")
-    :format(#result.orphans, #result.missing, #result.requeued, #result.not_entitled, result.unfinished, result.staging))
+    :format(#result.orphans, #result.missing, #result.requeued, #result.not_entitled, result.unfinished,
+      result.staging))
 end
 
 return M
