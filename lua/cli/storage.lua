@@ -15,7 +15,8 @@ function M.options(parser)
     "Copy all files and templates into another store, verified; begin again as often as you like.")
   copy:argument("from", "Where they are: local, local:FOLDER, supabase or s3, as configured.")
   copy:argument("to", "Where they are to go.")
-  copy:description("Exit code 1: some did not go, or are recorded but not there; 3: there is nothing to copy from.")
+  copy:description("Exit code 1: some did not go, or are recorded but not there; 3: there is nothing to copy from. It "
+    .. "stops when one object after the other fails since a store is out of order.")
   copy:flag("--json", "Print one JSON object on standard output.")
   copy:epilog [[
 Example, with no downtime:

@@ -1,9 +1,11 @@
 --- Copies all objects of one store into another: page by page, several at a time, each one verified; what is there
--- already is left. It may be ended and begun again at any time, while workers run.
+-- already is left. It may be ended and begun again at any time, while workers run. It ends by itself when a store is
+-- out of order for one object after the other.
 -- @module storage.copy
 local crypto = require "atelier.crypto"
 local pour = require "storage.pour"
 local unistd = require "posix.unistd"
+local verdict = require "storage.verdict"
 
 local M = {}
 local Copy = {}
@@ -13,9 +15,26 @@ local AT_ONCE = 8
 local PROBE = "generated/atelier-probe" -- whether this is there does not matter
 local IN_MEMORY = 1 << 20 -- bytes; larger objects go through a file on this host
 
-local function failed(self, key, message)
+local OUTAGES = 10 -- objects in a row that fail for a store's sake, each after tries of its own
+
+local function failed(self, key, message, code)
   self.counts.failed = self.counts.failed + 1
   table.insert(self.failures, { key = key, message = message })
+  self.outages = verdict.is_stores(code) and self.outages + 1 or 0
+  if self.outages == OUTAGES then
+    self.broken = { message = message, code = code }
+  end
+end
+
+local function present(self)
+  self.counts.present, self.outages = self.counts.present + 1, 0
+end
+
+-- What is said when it ends by itself.
+local function stopped(self)
+  return nil, ("storage copy: stopped, since %d objects in a row failed (%d copied, %d there already); the last: %s; "
+    .. "begin it again when that is mended: what is there is left"):format(OUTAGES, self.counts.copied,
+    self.counts.present, self.broken.message), self.broken.code
 end
 
 -- Removes the file of a large object that did not go on: a store that took it has it no more.
@@ -25,28 +44,28 @@ local function clean(source)
   end
 end
 
--- The object's bytes as a list, or the path of a file that has them; its hash.
+-- The object's bytes as a list, or the path of a file that has them; its hash; or nil, message, code.
 local function read_object(self, entry)
-  local source, message = self.from:get(entry.key)
+  local source, message, code = self.from:get(entry.key)
   if not source then
-    return nil, message
+    return nil, message, code
   end
   local from <close>, hash, parts = source, crypto.hash(), {}
   local ok
   if entry.size <= IN_MEMORY then
-    ok, message = pour.pour(from, function(data)
+    ok, message, code = pour.pour(from, function(data)
       hash:update(data)
       parts[#parts + 1] = data
       return true
     end)
-    return ok and parts, ok and crypto.hex(hash:digest()) or message
+    return ok and parts, ok and crypto.hex(hash:digest()) or message, code
   end
   self.number = self.number + 1
   local path = ("%s/copy.%d.%d"):format(self.to:staging(), unistd.getpid(), self.number)
-  ok, message = pour.into_file(from, path, function(data)
+  ok, message, code = pour.into_file(from, path, function(data)
     hash:update(data)
   end)
-  return ok and path, ok and crypto.hex(hash:digest()) or message
+  return ok and path, ok and crypto.hex(hash:digest()) or message, code
 end
 
 -- What the database says of an object is what its customer will check: bytes that are others are not carried on.
@@ -58,27 +77,26 @@ end
 local function begin_one(self, entry)
   local found, message, code = self.to:head(entry.key)
   if found and found.size == entry.size then
-    self.counts.present = self.counts.present + 1
-    return
+    return present(self)
   elseif found then
     return failed(self, entry.key, ("is there with %d bytes instead of %d"):format(found.size, entry.size))
   elseif code ~= "not_found" and code ~= "no_bucket" then -- the first put may make the bucket
-    return failed(self, entry.key, message)
+    return failed(self, entry.key, message, code)
   end
-  local source, hash = read_object(self, entry)
+  local source, hash, why = read_object(self, entry)
   if not source then
-    return failed(self, entry.key, hash)
+    return failed(self, entry.key, hash, why)
   elseif not is_expected(self, entry.key, hash) then
     clean(source)
     return failed(self, entry.key, "its bytes are not those that were recorded (SHA-256 " .. hash .. ")")
   end
   local ticket
-  ticket, message = self.to:put(entry.key, source, { sha256 = hash })
+  ticket, message, code = self.to:put(entry.key, source, { sha256 = hash })
   if ticket then
     table.insert(self.flying, { ticket = ticket, entry = entry, source = source })
   else
     clean(source)
-    failed(self, entry.key, message)
+    failed(self, entry.key, message, code)
   end
 end
 
@@ -87,12 +105,12 @@ local function finish_one(self)
   local ok, message, code = self.to:wait(item.ticket, 3600)
   clean(item.source)
   if ok then
-    self.counts.copied = self.counts.copied + 1
+    self.counts.copied, self.outages = self.counts.copied + 1, 0
     self.counts.bytes = self.counts.bytes + item.entry.size
   elseif code == "exists" then
-    self.counts.present = self.counts.present + 1 -- somebody else was first
+    present(self) -- somebody else was first
   else
-    failed(self, item.entry.key, message)
+    failed(self, item.entry.key, message, code)
   end
   self.on_progress(self.counts)
 end
@@ -121,12 +139,14 @@ local function look_for_recorded(self, recorded)
       return nil, message, code
     end
     for _, key in ipairs(keys) do
-      local found, reason = self.seen[key], nil
-      if not found then
-        found, reason = self.from:head(key)
+      local found, reason, why = self.seen[key], nil, nil
+      if self.broken then
+        return true
+      elseif not found then
+        found, reason, why = self.from:head(key)
       end
       if not found then
-        failed(self, key, "is recorded, but not to be had: " .. reason)
+        failed(self, key, "is recorded, but not to be had: " .. reason, why)
       elseif found ~= true then
         begin_one(self, { key = key, size = found.size })
         finish_flying(self, AT_ONCE - 1)
@@ -143,12 +163,12 @@ end
 --   `prefix` ("generated/")
 -- @treturn[1] table counts: copied, present, failed (objects), bytes copied
 -- @treturn[1] table list of {key, message} of those that failed
--- @return[2] nil: the objects cannot be listed
+-- @return[2] nil: the objects cannot be listed, or a store is out of order
 -- @treturn[2] string message
 -- @treturn[2] string code
 function M.run(options)
   local self = setmetatable({ from = options.from, to = options.to, checksums = options.checksums, number = 0,
-    on_progress = options.on_progress or function() end, flying = {}, failures = {}, seen = {},
+    on_progress = options.on_progress or function() end, flying = {}, failures = {}, seen = {}, outages = 0,
     counts = { copied = 0, present = 0, failed = 0, bytes = 0 } }, Copy)
   local after
   repeat
@@ -163,6 +183,10 @@ function M.run(options)
       self.seen[entry.key] = options.recorded and true
       begin_one(self, entry)
       finish_flying(self, AT_ONCE - 1)
+      if self.broken then
+        finish_flying(self, 0)
+        return stopped(self)
+      end
     end
     after = entries[1] and entries[#entries].key
   until not after
@@ -171,7 +195,9 @@ function M.run(options)
     ok, message, code = look_for_recorded(self, options.recorded)
   end
   finish_flying(self, 0)
-  if not ok then
+  if self.broken then
+    return stopped(self)
+  elseif not ok then
     return nil, message, code
   end
   return self.counts, self.failures

@@ -111,6 +111,49 @@ describe("storage.copy", function()
     assert.matches("storage: list", message, 1, true)
   end)
 
+  it("stops when a store is out of order for one object after the other, and may be begun again", function()
+    local server = stand_in.start()
+    finally(function()
+      server:stop()
+    end)
+    local remote <close> = assert(storage.open { storage = "supabase", state_dir = dir, supabase_url = server.url,
+      supabase_service_role_key = stand_in.KEY, supabase_bucket = "fresh" })
+    local objects, keys = {}, {}
+    for i = 1, 30 do
+      keys[i] = ("generated/d/%02d.ate"):format(i)
+      objects[keys[i]] = "x"
+    end
+    fill(from, objects)
+    -- A store that asks for more patience than a task has is asked once for each object.
+    local away = { times = 9, method = "GET", status = 429, headers = { ["retry-after"] = "60" } }
+    server:control("/fault", away)
+    assert.same({ copied = 21, present = 0, failed = 9, bytes = 21 }, (copy.run { from = from, to = remote }))
+    for _, case in ipairs { { 429, "unavailable" }, { 403, "denied" } } do
+      away.times, away.status = 1000, case[1]
+      server:control("/fault", away)
+      server:control "/seen"
+      local none, message, code = copy.run { from = from, to = remote }
+      assert.is_nil(none)
+      assert.equal(case[2], code)
+      assert.matches("10 objects in a row failed (0 copied, 0 there already)", message, 1, true)
+      assert.matches("begin it again", message, 1, true)
+      assert.equal(10, #server:control("/seen").seen)
+      server:control "/calm"
+    end
+    assert.same({ copied = 9, present = 21, failed = 0, bytes = 9 }, (copy.run { from = from, to = remote }))
+    -- Away as a source: what is recorded is looked for no further, too.
+    local asked = 0
+    away.times, away.status = 1000, 429
+    server:control("/fault", away)
+    local none, message, code = copy.run { from = remote, to = to, prefix = "generated/none/", recorded = function()
+      asked = asked + 1
+      return asked == 1 and keys or {}
+    end }
+    assert.is_nil(none)
+    assert.equal("unavailable", code)
+    assert.matches("10 objects in a row failed", message, 1, true)
+  end)
+
   it("carries to a store whose bucket the first put makes, and back; a vanished one is no empty one", function()
     local server = stand_in.start()
     finally(function()
