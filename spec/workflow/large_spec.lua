@@ -69,12 +69,12 @@ describe("a large bundle", function()
     assert.equal(1, #assert(world.store:list "generated/"))
   end
 
-  it("goes through small processes into a local store", function()
+  it("goes through small processes into a local store #size", function()
     set_up {}
     all_the_way()
   end)
 
-  it("goes through small processes into S3, in parts", function()
+  it("goes through small processes into S3, in parts #size", function()
     dir = program.folder()
     server = swift.start(dir)
     set_up { storage = "s3", s3_endpoint = server.endpoint, s3_bucket = "ate-files", s3_access_key = "test:tester",
@@ -91,7 +91,7 @@ describe("a large bundle", function()
         headers = { authorization = "Bearer " .. stand_in.KEY } })
     end)
 
-    it("goes through small processes", function()
+    it("goes through small processes #size", function()
       all_the_way()
     end)
 
