@@ -1014,6 +1014,27 @@ begin
   return cardinality(ids);
 end $$;
 
+-- One job, or the jobs of one template, that a store will not have while it takes others: it waits, pays nothing, and
+-- is in nobody's way. Only what this worker holds.
+create or replace function public.postpone_ate_generations(worker_id text, queue_ids uuid[], delay interval,
+                                                           message text) returns integer
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  ids constant uuid[] := array(select q.id from public.file_generation_queue q
+                               where q.lease_until is not null and q.id = any (postpone_ate_generations.queue_ids)
+                                 and q.worker_id = postpone_ate_generations.worker_id order by q.id for update);
+begin
+  if delay is null or delay not between interval '0' and interval '1 day' then
+    raise exception using errcode = 'AT008', detail = 'delay', hint = 'Use up to one day.',
+      message = 'postpone_ate_generations: delay: must be within zero and one day';
+  end if;
+  perform public.ate_put_back(ids, 0, false, delay,
+    coalesce(substring(postpone_ate_generations.message from '^([a-z][a-z0-9_]{0,39}):'), 'postponed'),
+    coalesce(postpone_ate_generations.message, 'no reason given'));
+  return cardinality(ids);
+end $$;
+
 create or replace function public.renew_ate_lease(worker_id text, lease interval default '60 seconds') returns integer
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -1046,7 +1067,8 @@ begin
       'ate_reason_hint', 'ate_purchased', 'ate_on_subscriptions', 'ate_on_devices', 'ate_on_licenses', 'ate_put_back',
       'ate_worker_key', 'ate_worker_tick', 'ate_refuse', 'rescue_ate_generations', 'get_device_plan_info',
       'get_download_info', 'queue_ate_generation', 'log_download', 'claim_ate_generations', 'complete_ate_generations',
-      'complete_ate_generation', 'fail_ate_generation', 'release_ate_generations', 'renew_ate_lease')
+      'complete_ate_generation', 'fail_ate_generation', 'release_ate_generations',
+      'postpone_ate_generations', 'renew_ate_lease')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
     if f.name in ('get_device_plan_info', 'get_download_info', 'queue_ate_generation') then
@@ -1057,4 +1079,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '5718913ca55c402da26ee6b28f874f62b7c3fbbdc5d7646bdf2d60a7ae25282d');
+select public.record_ate_migration('11_ate_helper_functions.sql', '06263d1963c9add1ef82adfda76e869501e7f45364f9f8ec11c39e9fc6eeec39');

@@ -16,9 +16,10 @@ local PROBE = "generated/atelier-probe" -- whether this is there does not matter
 
 --- A new breaker, closed.
 -- @tparam table store see storage
+-- @tparam[opt] function on_turn as of workflow.worker
 -- @treturn table breaker
-function M.new(store)
-  return setmetatable({ store = store, delay = FIRST_DELAY }, Breaker)
+function M.new(store, on_turn)
+  return setmetatable({ store = store, on_turn = on_turn or function() end, delay = FIRST_DELAY }, Breaker)
 end
 
 --- Whether a failure is the store's and not the job's.
@@ -40,6 +41,27 @@ function Breaker:trip(message, code)
   self.delay = math.min(self.delay * 2, LONGEST_DELAY)
 end
 
+--- Looks at the store.
+-- @treturn[1] boolean true: it answers
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function Breaker:sees()
+  self.on_turn(LOOK_SECONDS)
+  local _, message, code = self.store:look(PROBE, LOOK_SECONDS)
+  -- A bucket may be missing until the first put makes it.
+  if M.is_outage(code) and code ~= "no_bucket" then
+    return nil, message, code
+  end
+  return true
+end
+
+--- Why it is open.
+-- @treturn ?table {message, code}
+function Breaker:is_open()
+  return self.problem and { message = self.problem, code = self.code }
+end
+
 --- How many jobs may be claimed at once: a store that answers does not yet take files.
 -- @tparam integer want
 -- @treturn integer
@@ -59,9 +81,8 @@ end
 -- @treturn[2] string code
 function Breaker:allows()
   if self.problem and clock.now() >= self.next_look then
-    local _, message, code = self.store:look(PROBE, LOOK_SECONDS)
-    -- A bucket may be missing until the first put makes it.
-    if M.is_outage(code) and code ~= "no_bucket" then
+    local ok, message, code = self:sees()
+    if not ok then
       self:trip(message, code)
     else
       log.info("store answers again")

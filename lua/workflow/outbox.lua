@@ -19,7 +19,8 @@ local MOST_BYTES = 64 << 20 -- of files that are in memory
 local MOST_LARGE = 2      -- files that are in a folder of their own
 
 --- A new outbox.
--- @tparam table options store, config, queue (see workflow.ledger), progress (see workflow.progress)
+-- @tparam table options store, config, queue (see workflow.ledger), progress (see workflow.progress),
+--   suspects (see workflow.suspects)
 -- @treturn table outbox
 function M.new(options)
   return setmetatable({
@@ -27,6 +28,7 @@ function M.new(options)
     config = options.config,
     queue = options.queue,
     progress = options.progress,
+    suspects = options.suspects,
     sent = {},
     bytes = 0,   -- of those in `sent` that are in memory
     large = 0,   -- of `sent`, those that are in a folder
@@ -101,17 +103,18 @@ local function conclude(self, item, ok, message, code)
   if ok then
     artifact.timing.store = (clock.now() - artifact.timing.stored_from) * 1000
     self.taken = self.taken + 1
+    self.suspects:clear(item.job, artifact.timing.stored_from)
     self.queue.stored[#self.queue.stored + 1] = item
   elseif breaker.is_outage(code) then
-    self.outage = { message = message, code = code }
+    self.suspects:note(item.job, message, code, artifact.timing.stored_from)
   else
     return self.queue:fail(item.job, message, code)
   end
   return true
 end
 
---- Waits until the store has the `count` files that were sent first; what it refused fails. Where the store itself is
--- out of reach, the job is left as it is: `outage` is then {message, code}, for the worker to hand back what it holds.
+--- Waits until the store has the `count` files that were sent first; what it refused fails. Where that is none of
+-- the job's doing, it is left as it is, and is among the suspects.
 -- @tparam integer count
 -- @treturn[1] boolean true
 -- @return[2] nil: the session with the database is over

@@ -11,11 +11,13 @@ local backoff = require "workflow.backoff"
 local breaker = require "workflow.breaker"
 local express = require "workflow.express"
 local generate = require "workflow.generate"
+local guarded = require "workflow.guarded"
 local idle = require "workflow.idle"
 local ledger = require "workflow.ledger"
 local log = require "log"
 local outbox = require "workflow.outbox"
 local progress = require "workflow.progress"
+local suspects = require "workflow.suspects"
 
 local M = {}
 local Worker = {}
@@ -41,15 +43,19 @@ function M.new(options)
     on_stage = function(job, stage)
       told:tell(job, stage)
     end }
+  local guard = breaker.new(options.store, options.on_turn)
+  local doubted = suspects.new { queue = queue, breaker = guard }
   return setmetatable({
     queue = queue,
     connect = options.connect,
     progress = told,
     builder = builder,
     idle = idle.new { builder = builder, config = options.config },
-    breaker = breaker.new(options.store),
+    breaker = guard,
+    suspects = doubted,
     express = express.new(),
-    outbox = outbox.new { store = options.store, config = options.config, queue = queue, progress = told },
+    outbox = outbox.new { store = options.store, config = options.config, queue = queue, progress = told,
+      suspects = doubted },
     batch = math.min(options.config.worker_batch, BATCH_LIMIT),
     pauses = 0,
     stopping = false,
@@ -58,21 +64,10 @@ end
 
 -- ==== building and storing ====
 
--- A build that raises is a defect of ours or of a script, or want of memory: the job fails, the worker goes on.
-local function guarded(step, builder, subject, job)
-  local ok, result, message, code, verdict = xpcall(step, debug.traceback, builder, subject)
-  if ok then
-    return result, message, code, verdict
-  end
-  log.error("build raised", { queue_id = job.queue_id, reason = result })
-  local first = tostring(result):match("^[^\n]*")
-  return nil, "internal error: " .. first, first:find("not enough memory", 1, true) and "memory" or "internal"
-end
-
 -- Sends what was begun on its way to the store, once the jail has passed it.
 function Worker:finish(build)
   self.express:note(build.job)
-  local artifact, message, code, verdict = guarded(self.builder.finish, self.builder, build, build.job)
+  local artifact, message, code, verdict = guarded.run(self.builder.finish, self.builder, build, build.job)
   if not artifact then
     return self.queue:fail(build.job, message, code, verdict)
   end
@@ -85,14 +80,31 @@ function Worker:finish(build)
   return ok and true, message, code
 end
 
--- A job that could not be begun fails, unless the store is away that has its template: then nothing is wrong with it.
+-- A job that could not be begun fails, unless its template is not to be had: then nothing is wrong with it.
 function Worker:refuse(job, message, code, verdict)
   self.express:note(job)
   if code == "unavailable" then
-    self.outbox.outage = { message = message, code = code }
+    self.suspects:note(job, message, code)
     return true
   end
   return self.queue:fail(job, message, code, verdict)
+end
+
+-- Begins a build, and finishes the one before. Gives the new one as fourth result.
+function Worker:begin(job, ahead)
+  self.progress.event("building", job)
+  local build, problem, why, verdict = guarded.run(self.builder.begin, self.builder, job, job)
+  local ok, message, code = true, nil, nil
+  if ahead then
+    ok, message, code = self:finish(ahead)
+  end
+  if ok and not build then
+    ok, message, code = self:refuse(job, problem, why, verdict)
+  end
+  if ok then
+    ok, message, code = self.suspects:weigh(self.outbox)
+  end
+  return ok, message, code, build
 end
 
 -- Builds the claimed jobs. One is always begun ahead: its scripts run while another child judges the one before.
@@ -100,32 +112,31 @@ function Worker:build(jobs)
   local ahead, ok, message, code = nil, true, nil, nil
   self.builder:refresh()
   for _, job in ipairs(jobs) do
-    if self.stopping or not ok or self.outbox.outage then
+    if self.stopping or not ok or self.suspects.outage then
       break
     end
     self.queue:keep_lease()
-    self.progress.event("building", job)
-    local build, problem, why, verdict = guarded(self.builder.begin, self.builder, job, job)
-    if ahead then
-      ok, message, code = self:finish(ahead)
+    if self.suspects:holds(job) then
+      self.express:note(job)
+    else
+      ok, message, code, ahead = self:begin(job, ahead)
     end
-    if ok and not build then
-      ok, message, code = self:refuse(job, problem, why, verdict)
-    end
-    ahead = build
   end
-  if ahead and ok then
-    return self:finish(ahead)
+  if ahead and ok and not self.suspects.outage then
+    ok, message, code = self:finish(ahead)
   elseif ahead then
     self.builder:cancel(ahead)
+  end
+  if ok then
+    return self.suspects:flush()
   end
   return ok, message, code
 end
 
 -- The store is out of reach. What it has is completed; all that was held under the old name goes back, at no cost.
 function Worker:hand_back()
-  local outage, former = self.outbox.outage, self.queue.id
-  self.outbox.outage = nil
+  local outage, former = self.suspects.outage, self.queue.id
+  self.suspects:forget()
   self.breaker:trip(outage.message, outage.code)
   local ok, message, code = self.queue:resume(self.queue.conn, former)
   return ok and self.queue.counts, message, code
@@ -149,16 +160,15 @@ function Worker:work(only)
     ok, message, code = self:build(self.express:order(jobs))
     -- A full batch suggests more work: its files may travel meanwhile. Else everything is finished now.
     local last = claimed < want or self.stopping
-    if ok and (last or self.outbox.outage or self.breaker.is_doubtful) then
+    if ok and (last or self.suspects.outage or self.breaker.is_doubtful) then
       ok, message, code = self.outbox:settle(self.outbox:count())
+    end
+    if ok then
+      ok, message, code = self.suspects:weigh(self.outbox)
     end
     if not ok then
       break
-    elseif self.outbox.outage then
-      ok, message, code = self.outbox:settle(self.outbox:count())
-      if not ok then
-        break
-      end
+    elseif self.suspects.outage then
       return self:hand_back()
     end
     if self.outbox.taken > 0 then
@@ -187,9 +197,11 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code "connection" when it is the connection
 function Worker:drain(only)
+  self.suspects.problem = nil
   local counts, message, code = self:work(only)
-  if counts and self.breaker.problem then
-    return nil, self.breaker.problem, self.breaker.code
+  local problem = self.breaker:is_open() or self.suspects.problem
+  if counts and problem then
+    return nil, problem.message, problem.code
   elseif not counts then
     -- One look whether the database is back: then nothing of what is built is in doubt or lost.
     local conn = self.connect and self.queue:is_lost() and self.connect()
@@ -222,6 +234,7 @@ function Worker:resume(conn, former)
   if ok then
     ok, message, code = self.queue:resume(conn, former)
   end
+  self.suspects:forget()
   return ok, message, code
 end
 

@@ -132,6 +132,7 @@ describe("access", function()
   it("keeps the service's functions from users", function()
     for _, call in ipairs {
       "claim_ate_generations('w')", "complete_ate_generations('[]')", "release_ate_generations('w')",
+      "postpone_ate_generations('w', '{}', '1 s', '')",
       "complete_ate_generation(gen_random_uuid(), 'a', 1, 'b', 'c')", "fail_ate_generation(gen_random_uuid(), 'x')",
       "renew_ate_lease('w')", "log_download(gen_random_uuid(), null, null, 1)", "rescue_ate_generations()",
       "cancel_ate_generation(gen_random_uuid())", "retry_ate_generation(gen_random_uuid())", "requeue_ate_files('k')",

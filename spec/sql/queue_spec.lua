@@ -193,6 +193,20 @@ describe("the queue", function()
     assert.equal("completed", job(row.queue_id).status)
   end)
 
+  it("puts off what a worker holds, at no cost and out of the others' way", function()
+    s:device { hash = "LATER" }
+    local id = claim()[1].queue_id
+    local call = "select postpone_ate_generations($1, array[$2::uuid, gen_random_uuid()], $3::interval, 'denied: no way') as n"
+    assert.equal(0, s:one(call, { "another", id, "30 seconds" }).n)
+    refused("AT008", call, { "w", id, "-1 second" })
+    refused("AT008", call, { "w", id, "2 days" })
+    assert.equal(1, s:one(call, { "w", id, "30 seconds" }).n)
+    local row = job(id)
+    assert.same({ "queued", 0, "denied" }, { row.status, row.retry_count, row.error_code })
+    assert.is_true(s:value("run_after - updated_at = interval '30 seconds' from file_generation_queue"))
+    assert.equal(0, #claim())
+  end)
+
   it("fences: another attempt raises and changes nothing", function()
     s:device { hash = "FENCE" }
     local old = claim()[1]

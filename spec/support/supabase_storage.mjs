@@ -160,7 +160,8 @@ function control(req, res, body) {
 }
 
 function due(req) {
-  const fault = faults.find((f) => f.times > 0 && (!f.method || f.method === req.method) && !((f.after -= 1) >= 0));
+  const fault = faults.find((f) => f.times > 0 && (!f.method || f.method === req.method)
+    && (!f.path || req.url.includes(f.path)) && !((f.after -= 1) >= 0));
   if (fault) fault.times -= 1;
   return fault;
 }

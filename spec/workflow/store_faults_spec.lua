@@ -142,7 +142,78 @@ describe("a remote store's fault", function()
     assert.equal("queued 0", states())
     assert.equal("", select(2, program.shell("ls -A " .. cache)))
     program.mount(cache, "remount,size=1m")
-    w.breaker.next_look = 0
-    assert.equal(1, assert(w:drain()).completed)
+    world:await(function()
+      w:drain()
+      return states() == "completed 0"
+    end)
+  end)
+
+  local function waits(hash)
+    return world:value([[select extract(epoch from q.run_after - q.updated_at)::int from file_generation_queue q
+      join devices d on d.id = q.device_id where d.device_hash = $1 and q.status = 'queued']], { hash })
+  end
+
+  it("that befalls one key alone makes that job wait, longer each time, and no other", function()
+    world:customers(5)
+    server:control("/fault", { times = 1000000, status = 418, method = "POST", path = "D0001" })
+    local w = world:worker()
+    local none, message, code = w:drain()
+    assert.is_nil(none)
+    assert.equal("unavailable", code)
+    assert.matches("status 418", message, 1, true)
+    assert.equal("queued 0, completed 0, completed 0, completed 0, completed 0", states())
+    assert.equal(2, waits "D0001")
+    assert.is_nil(w.breaker.problem)
+    world:customer "LATER"
+    world:query "update file_generation_queue set run_after = now() where status = 'queued'"
+    w:drain()
+    assert.equal(4, waits "D0001")
+    world:query "update file_generation_queue set run_after = now() where status = 'queued'"
+    server:control "/calm"
+    assert(w:drain())
+    assert.equal(6, world:value "select count(*)::int from ate_files")
+  end)
+
+  it("that lets a look pass, but nothing be stored, ends for all soon after it ends", function()
+    world:customers(5)
+    server:control("/fault", { times = 1000000, status = 418, method = "POST" })
+    local w = world:worker()
+    assert.equal("unavailable", select(3, w:drain()))
+    assert.is_not_nil(w.breaker.problem)
+    for i = 1, 5 do
+      assert.equal(1, waits(("D%04d"):format(i)))
+    end
+    server:control "/calm"
+    world:await(function()
+      w:drain()
+      return states() == "completed 0, completed 0, completed 0, completed 0, completed 0"
+    end)
+  end)
+
+  it("that befalls one template alone makes its jobs wait, and no others", function()
+    local folder = world:template { manifest = { name = "other" } }
+    local templates <close> = assert(storage.open_templates(world.config))
+    assert(depot.push(templates, (assert(template.load(folder)))))
+    program.remove(folder)
+    world:customers(5)
+    world:query [[update file_generation_queue q set run_after = now() - interval '2 hours' from ate_templates t
+      where t.id = q.template_id and t.name = 'other' and q.status = 'queued']]
+    server:control("/fault", { times = 1000000, status = 403, path = "other.at",
+      body = error_json(403, "AccessDenied") })
+    local w = world:worker()
+    assert.equal("unavailable", select(3, w:drain()))
+    assert.equal(5, world:value "select count(*)::int from ate_files")
+    local other = world:query [[select q.status, q.retry_count, q.run_after > q.updated_at as waits
+      from file_generation_queue q join ate_templates t on t.id = q.template_id where t.name = 'other']]
+    assert.same({ status = "queued", retry_count = 0, waits = true }, other[1])
+    for i = 2, 5 do
+      assert.same(other[1], other[i])
+    end
+    assert.is_nil(w.breaker.problem)
+    server:control "/calm"
+    world:await(function()
+      w:drain()
+      return world:value "select count(*) = 10 from ate_files"
+    end)
   end)
 end)
