@@ -1,6 +1,7 @@
 --- The store: writes, reads back, lists and deletes a small object.
 -- @module doctor.store
 local crypto = require "atelier.crypto"
+local remote = require "doctor.remote"
 local storage = require "storage"
 
 local M = {}
@@ -9,9 +10,14 @@ local REMEDIES = {
   denied = "Check the keys; an S3 user needs to get, put, delete and list in its bucket.",
   no_bucket = "Make the bucket, or name another one.",
   unavailable = "Check the address, and that this host may reach it.",
+  timeout = "Check the address, and that this host may reach it.",
   full = "Make room.",
+  clock = "The store's hosts must have one time: let them use NTP.",
   read_only = "The folder must be writable for the service.",
 }
+
+local OF_ADDRESS = { unavailable = true, timeout = true }
+local PATIENCE = 30 -- seconds, for a few bytes
 
 local function read_all(store, key)
   local handle, message, code = store:get(key)
@@ -32,7 +38,7 @@ local function steps(store, key, text)
       if not ticket then
         return nil, message, code
       end
-      return store:wait(ticket, 60)
+      return store:wait(ticket, PATIENCE)
     end },
     { "read back", function()
       local got, message, code = read_all(store, key)
@@ -46,7 +52,7 @@ local function steps(store, key, text)
       if entries and not (entries[1] and entries[1].key == key) then
         return nil, "what was written is not in the list", "corrupt"
       elseif entries and math.abs(entries[1].age) > 300 then
-        return nil, ("its clock is %d s apart"):format(entries[1].age), "clock"
+        return nil, ("its clocks disagree with one another by %d s"):format(entries[1].age), "clock"
       end
       return entries, message, code
     end },
@@ -72,8 +78,19 @@ function M.way(config, kind, tell)
     "Use an https:// address.")
 end
 
+-- What is plainly wrong with a remote store before anything is stored there.
+local function looks_right(patient, store, tell)
+  if store.kind == "supabase" then
+    if not remote.address(patient.config.supabase_url, tell) then
+      return false
+    end
+    remote.key(store.driver.secret:values().supabase_service_role_key, tell)
+  end
+  return not store.driver or remote.reach(store.driver, tell, patient.patience)
+end
+
 --- Examines; see `doctor`.
--- @tparam table patient
+-- @tparam table patient `patience`: seconds for the first answer of a remote store
 -- @tparam function tell
 function M.run(patient, tell)
   local doubt = storage.doubt(patient.config)
@@ -86,10 +103,14 @@ function M.run(patient, tell)
   end
   patient.store = store
   M.way(patient.config, store.kind, tell)
+  if not looks_right(patient, store, tell) then
+    return
+  end
   local key = ("generated/atelier-doctor/probe_%s.ate"):format(crypto.hex(crypto.random(8)))
   for _, step in ipairs(steps(store, key, "atelier doctor " .. os.date "!%FT%TZ")) do
     local ok, reason, code = step[2]()
     if not ok then
+      reason = OF_ADDRESS[code] and store.driver and ("%s (%s)"):format(reason, store.driver.origin) or reason
       return tell("fail", step[1], reason, REMEDIES[code] or "See the message.")
     end
     tell("ok", step[1], store.kind)

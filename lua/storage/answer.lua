@@ -28,6 +28,14 @@ function M.age(time, headers)
   return now(headers) - os.time { year = y, month = mo, day = d, hour = h, min = mi, sec = s, isdst = false }
 end
 
+--- By how much the store's clock is ahead of this host's.
+-- @tparam table headers of an answer just come
+-- @treturn number|nil seconds; below 0: it is behind
+function M.ahead(headers)
+  local time = seconds_of(headers.date)
+  return time and os.difftime(time, os.time(os.date "!*t")) or nil
+end
+
 --- Seconds that a Retry-After asks for (RFC 9110, section 10.2.3).
 -- @tparam table headers
 -- @treturn number|nil

@@ -1,8 +1,11 @@
 -- The command as an operator runs it, over installations that lack one thing after another.
+local crypto = require "atelier.crypto"
 local json = require "atelier.json"
 local pg = require "atelier.pg"
 local postgres = require "postgres"
 local program = require "spec.support.program"
+local remote = require "doctor.remote"
+local stand_in = require "spec.support.supabase"
 local store = require "doctor.store"
 
 describe("atelier doctor", function()
@@ -131,5 +134,90 @@ describe("atelier doctor", function()
       AWS_ACCESS_KEY_ID = "a", AWS_SECRET_ACCESS_KEY = "hush-hush" }
     assert.equal("warn", found["store way"].status)
     assert.equal("fail", found["store write"].status)
+  end)
+
+  -- What an examination tells, by what it is about.
+  local function told(f, ...)
+    local found, arguments = {}, table.pack(...)
+    arguments.n = arguments.n + 1
+    arguments[arguments.n] = function(status, what, detail, remedy)
+      found[what] = { status = status, detail = detail, remedy = remedy }
+    end
+    return found, f(table.unpack(arguments, 1, arguments.n))
+  end
+
+  it("names the key that is of another kind", function()
+    local function jwt(payload)
+      return "eyJhbGciOiJIUzI1NiJ9." .. crypto.base64url_encode(payload) .. ".c2ln"
+    end
+    for key, kind in pairs { [jwt '{"role":"anon"}'] = "anon", [jwt '{"role":"authenticated"}'] = "authenticated",
+      ["sb_publishable_hush"] = "publishable" } do
+      local found = told(remote.key, key)
+      assert.equal("fail", found.key.status)
+      assert.matches("of another kind: " .. kind, found.key.detail, 1, true)
+      assert.is_nil((found.key.detail .. found.key.remedy):find(key, 1, true))
+    end
+    for _, key in ipairs { stand_in.KEY, "sb_secret_x", jwt "[]", jwt "{}", jwt '{"role":7}', "a.b.c", "" } do
+      assert.same({}, (told(remote.key, key)))
+    end
+  end)
+
+  it("wants a project's address without a path", function()
+    for url, status in pairs { ["https://x.example/storage/v1"] = "fail", ["https://x.example/rest/v1/"] = "fail",
+      ["https://x.example/project"] = "warn", ["https://x.example"] = "none", ["http://[::1]:8000//"] = "none" } do
+      local found, is_right = told(remote.address, url)
+      assert.equal(status, found.address and found.address.status or "none", url)
+      assert.equal(status ~= "fail", is_right, url)
+      assert.is_true(not found.address or found.address.remedy:find("Leave the path out", 1, true) ~= nil)
+    end
+  end)
+
+  describe("at a project", function()
+    local server
+
+    before_each(function()
+      server = stand_in.start()
+    end)
+
+    after_each(function()
+      server:stop()
+    end)
+
+    local function look(patience)
+      local patient = { patience = patience, config = { storage = "supabase", state_dir = state, supabase_bucket = "b",
+        supabase_url = server.url, supabase_service_role_key = stand_in.KEY } }
+      local found = told(store.run, patient)
+      patient.store:close()
+      return found
+    end
+
+    it("finds all in order", function()
+      local found = look()
+      assert.equal("ok", found.delete.status)
+      assert.is_nil(found.clock)
+    end)
+
+    it("does not wait long for one that is silent, and names its address", function()
+      server:control("/fault", { times = 100, silent = true })
+      local found = look(0.2)
+      local write = found.write
+      assert.is_nil(found["read back"])
+      assert.equal("fail", write.status)
+      assert.matches(server.url, write.detail, 1, true)
+      assert.matches("https or http", write.remedy, 1, true)
+    end)
+
+    it("compares the clocks", function()
+      for seconds, wanted in pairs { [-7200] = { "fail", "ahead of" }, [7200] = { "fail", "behind" },
+        [-150] = { "warn", "ahead of" } } do
+        server:control("/fault", { times = 1, method = "HEAD", status = 404,
+          headers = { date = os.date("!%a, %d %b %Y %H:%M:%S GMT", os.time() + seconds) } })
+        local found = look()
+        assert.equal(wanted[1], found.clock.status)
+        assert.matches(wanted[2], found.clock.detail, 1, true)
+        assert.matches("NTP", found.clock.remedy, 1, true)
+        assert.equal("ok", found.delete.status)
+      end
+    end)
   end)
 end)
