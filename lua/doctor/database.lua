@@ -102,7 +102,8 @@ local function clocks(conn, tell)
   local rows = conn:query "select extract(epoch from clock_timestamp())::float8 as now"
   local apart = rows and math.abs(rows[1].now - os.time()) or 0
   if apart > SKEW then
-    tell("warn", "clock", ("%.0f s apart from the database's"):format(apart), "Set the clock that is wrong: let both hosts use NTP (timedatectl set-ntp true).")
+    tell("warn", "clock", ("%.0f s apart from the database's"):format(apart),
+      "Set the clock that is wrong: let both hosts use NTP (timedatectl set-ntp true).")
   else
     tell("ok", "clock", "agrees with the database's")
   end
