@@ -25,7 +25,7 @@ local link = require "api.link"
 local log = require "log"
 local metrics = require "metrics"
 local openapi = require "api.openapi"
-local peer = require "api.peer"
+local addresses = require "addresses"
 local problem = require "api.problem"
 local rate = require "api.rate"
 local router = require "api.router"
@@ -233,7 +233,7 @@ end
 -- @tparam userdata request
 -- @treturn string address
 function App:client(request)
-  return peer.client(request.peer, request.headers["x-forwarded-for"], self.proxies)
+  return addresses.client(request.peer, request.headers["x-forwarded-for"], self.proxies)
 end
 
 --- Lets go of everything; what is under way ends first.
@@ -271,7 +271,7 @@ function M.new(options)
     return nil, message, code
   end
   for field, key in pairs { proxies = "trusted_proxies", scrapers = "metrics_allow" } do
-    self[field], message = peer.networks(config[key])
+    self[field], message = addresses.networks(config[key])
     if not self[field] then
       return nil, ("config: %s: %s"):format(key, message), "config"
     end

@@ -7,7 +7,7 @@
 local clock = require "clock"
 local log = require "log"
 local metrics = require "metrics"
-local peer = require "api.peer"
+local addresses = require "addresses"
 
 local FRESH = 1 -- seconds that an answer about the queue is good for
 local FORWARDED = { "x-forwarded-for", "forwarded", "x-real-ip", "via" }
@@ -89,7 +89,7 @@ local function read(call)
 end
 
 local function start(app)
-  app.metrics_networks = assert(peer.networks { LOCAL_4, LOCAL_6, table.unpack(app.config.metrics_allow) })
+  app.metrics_networks = assert(addresses.networks { LOCAL_4, LOCAL_6, table.unpack(app.config.metrics_allow) })
 end
 
 local function tick(app)

@@ -3,7 +3,7 @@
 -- A form belongs to a key (`form` in config.keys) and counts for each word of a list. Says what must be, with an
 -- example, so that `config`, `serve` and a reload all refuse what would only fail later.
 -- @module config.check
-local peer = require "api.peer"
+local addresses = require "addresses"
 
 local M = {}
 
@@ -54,7 +54,7 @@ local FORMS = {
     return value == "*" or scheme and (rest == "" or rest == "/")
   end },
   network = { "an address or a network, as in \"10.0.0.0/8\"", function(value)
-    return peer.networks { value } ~= nil
+    return addresses.networks { value } ~= nil
   end },
   secret = { ("%d characters or more (better 32)"):format(SHORTEST_SECRET), function(value)
     return #value >= SHORTEST_SECRET

@@ -1,5 +1,5 @@
 local json = require "atelier.json"
-local peer = require "api.peer"
+local addresses = require "addresses"
 local problem = require "api.problem"
 local rate = require "api.rate"
 local router = require "api.router"
@@ -77,21 +77,21 @@ describe("api.rate", function()
   end)
 end)
 
-describe("api.peer", function()
+describe("addresses", function()
   it("reads addresses as they are written", function()
     local same = { ["::"] = ("\0"):rep(16), ["::1"] = ("\0"):rep(15) .. "\1", ["1::"] = "\0\1" .. ("\0"):rep(14),
       ["2001:db8::ff00:42:8329"] = "\x20\x01\x0d\xb8\0\0\0\0\0\0\xff\0\0\x42\x83\x29", ["10.0.0.1"] = "\10\0\0\1",
       ["::ffff:10.0.0.1"] = "\10\0\0\1", ["fe80::1%eth0"] = "\xfe\x80" .. ("\0"):rep(13) .. "\1",
       ["1:2:3:4:5:6:7:8"] = "\0\1\0\2\0\3\0\4\0\5\0\6\0\7\0\8", ["64:ff9b::192.0.2.33"] = "\0\x64\xff\x9b" .. ("\0"):rep(8) .. "\xc0\0\2\x21" }
-    for text, bytes in pairs(same) do assert.equal(bytes, peer.parse(text), text) end
+    for text, bytes in pairs(same) do assert.equal(bytes, addresses.parse(text), text) end
     for _, text in ipairs { "", ":", ":::", "1", "1.2.3", "1.2.3.4.5", "256.0.0.1", "1.2.3.1000", "a.b.c.d", "1.2.3.4 ", "12345::",
       "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "::1::", "1:2:3:4:5:6:7::8:9", "g::", "1.2.3.4::", "::1.2.3", "-1.0.0.0" } do
-      assert.is_nil(peer.parse(text), text)
+      assert.is_nil(addresses.parse(text), text)
     end
   end)
 
   it("knows what is in a network", function()
-    local networks = assert(peer.networks { "10.0.0.0/8", "192.168.1.7", "2001:db8::/33", "172.16.0.0/12" })
+    local networks = assert(addresses.networks { "10.0.0.0/8", "192.168.1.7", "2001:db8::/33", "172.16.0.0/12" })
     for _, text in ipairs { "10.255.0.1", "192.168.1.7", "::ffff:10.1.2.3", "2001:db8:7fff::1", "172.31.255.255" } do
       assert.is_true(networks:has(text), text)
     end
@@ -99,7 +99,7 @@ describe("api.peer", function()
       assert.is_false(networks:has(text), text)
     end
     for _, text in ipairs { "10.0.0.0/33", "x", "::/129", "10.0.0.0/", "10.0.0.0/-1", "example.org" } do
-      local got, message, code = peer.networks { text }
+      local got, message, code = addresses.networks { text }
       assert.is_nil(got)
       assert.matches("is neither an address nor a network", message)
       assert.equal("config", code)
@@ -107,7 +107,7 @@ describe("api.peer", function()
   end)
 
   it("believes X-Forwarded-For as far as those who wrote it are trusted", function()
-    local trusted, none = assert(peer.networks { "127.0.0.1", "10.0.0.0/8" }), assert(peer.networks {})
+    local trusted, none = assert(addresses.networks { "127.0.0.1", "10.0.0.0/8" }), assert(addresses.networks {})
     local cases = {
       { "127.0.0.1", nil, "127.0.0.1" }, { "127.0.0.1", "203.0.113.5", "203.0.113.5" },
       { "198.51.100.1", "203.0.113.5", "198.51.100.1" }, { "127.0.0.1", "1.1.1.1, 203.0.113.5, 10.0.0.2", "203.0.113.5" },
@@ -120,12 +120,12 @@ describe("api.peer", function()
       { "127.0.0.1", "203.0.113.5:1, 10.0.0.2:2", "203.0.113.5" },
     }
     for _, case in ipairs(cases) do
-      assert.equal(case[3], peer.client(case[1], case[2], trusted))
+      assert.equal(case[3], addresses.client(case[1], case[2], trusted))
     end
-    assert.equal("127.0.0.1", peer.client("127.0.0.1", "203.0.113.5", none))
+    assert.equal("127.0.0.1", addresses.client("127.0.0.1", "203.0.113.5", none))
     local blanks = (" "):rep(200000) -- which must not take time by their square
-    assert.equal("203.0.113.5", peer.client("127.0.0.1", "x" .. blanks .. "x," .. blanks .. "203.0.113.5" .. blanks, trusted))
-    assert.equal("127.0.0.1", peer.client("127.0.0.1", blanks, trusted))
+    assert.equal("203.0.113.5", addresses.client("127.0.0.1", "x" .. blanks .. "x," .. blanks .. "203.0.113.5" .. blanks, trusted))
+    assert.equal("127.0.0.1", addresses.client("127.0.0.1", blanks, trusted))
   end)
 end)
 

@@ -1,7 +1,7 @@
 --- Addresses: who a client is behind proxies that are trusted, and whether an address is in a network.
 -- X-Forwarded-For is a list that each proxy appends to, so it is read from its end, for as long as who wrote an entry
 -- is trusted. Anybody else's is text that the client made up.
--- @module api.peer
+-- @module addresses
 local M = {}
 
 local function read_v4(text)
