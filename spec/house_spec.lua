@@ -160,6 +160,19 @@ describe("the arrows", function()
     assert_none(faults)
   end)
 
+  it("what is at the top of lua/, and config, knows nothing of api, cli, daemon, dashboard and workflow", function()
+    local above = set "api cli daemon dashboard workflow"
+    local faults = {}
+    for _, name in ipairs(files "^lua/.*%.lua$") do
+      if name:match("^lua/[%w_]+%.lua$") or name:match("^lua/config/") then
+        for _, module in ipairs(requires(name)) do
+          if above[module:match("^[%w_]+")] then faults[#faults + 1] = ("%s: requires %s"):format(name, module) end
+        end
+      end
+    end
+    assert_none(faults)
+  end)
+
   it("lua/ requires itself, the native modules, luaposix, argparse, LPeg and Expat, and no socket", function()
     local known = set "argparse lpeg lxp"
     known["atelier.host"] = true -- the program itself
@@ -217,6 +230,20 @@ describe("the habits", function()
     end
     limit("^host/.*%.[ch]$", 900)
     limit("^lua/.*%.lua$", 300)
+    assert_none(faults)
+  end)
+
+  it("keep lines within 120 columns", function()
+    local faults = {}
+    for _, name in ipairs(files "^sql/.*%.sql$") do
+      for number, line in ipairs(lines(name)) do
+        local columns = utf8.len(line)
+        -- A stamp is one line, as long as its name and its sum.
+        if columns > 120 and not line:match("^select public%.record_ate_migration") then
+          faults[#faults + 1] = ("%s:%d: %d columns"):format(name, number, columns)
+        end
+      end
+    end
     assert_none(faults)
   end)
 

@@ -28,7 +28,9 @@ begin
   );
   alter table public.atelier_migrations enable row level security;
   revoke all on table public.atelier_migrations from public;
-  for api in select r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated', 'service_role') loop
+  for api in
+    select r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated', 'service_role')
+  loop
     execute format('revoke all on table public.atelier_migrations from %I', api);
   end loop;
   grant select on table public.atelier_migrations to service_role;
@@ -184,17 +186,11 @@ create table if not exists public.download_history (
   bytes_downloaded bigint not null default 0 check (bytes_downloaded >= 0),
   created_at timestamptz not null default now()
 );
-alter table public.download_history add column if not exists reached_end boolean not null default true;
--- Whose download it was stays true when the device is somebody else's. What was there before counts as its owner's of
--- that day.
-do $$ begin
-  if not exists (select from pg_attribute where attrelid = 'public.download_history'::regclass
-                 and attname = 'user_id' and not attisdropped) then
-    alter table public.download_history add column user_id uuid;
-    update public.download_history h set user_id = d.user_id from public.devices d where d.id = h.device_id;
-  end if;
-end $$;
-create index if not exists download_history_user on public.download_history (user_id, created_at desc);
+alter table public.download_history
+  add column if not exists reached_end boolean not null default true,
+  -- Whose download it was stays true when the device is somebody else's. Not known yet in rows of before: those are its
+  -- owner's, who sees them once the keeper has said so (14_ate_keeper.sql). Here that would take too long.
+  add column if not exists user_id uuid;
 create index if not exists download_history_device on public.download_history (device_id, created_at desc);
 create index if not exists download_history_file on public.download_history (ate_file_id);
 
@@ -410,6 +406,18 @@ end $$;
 create or replace trigger ate_forget_versions after delete
   on public.devices for each row execute function public.ate_forget_versions();
 
+-- A device changes hands: what the keeper has not seen to yet is the former owner's, not the new one's.
+create or replace function public.ate_keep_downloads() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  update public.download_history h set user_id = old.user_id where h.device_id = old.id and h.user_id is null;
+  return null;
+end $$;
+
+create or replace trigger ate_keep_downloads after update of user_id on public.devices for each row
+  when (old.user_id is not null and old.user_id is distinct from new.user_id)
+  execute function public.ate_keep_downloads();
+
 -- Who may read what -------------------------------------------------------------------------------------------------
 
 -- The caller's devices, whatever the vendor's own policies say about reading that table.
@@ -420,7 +428,8 @@ begin
 end $$;
 
 revoke all on function public.ate_job_id(), public.ate_own_devices(), public.ate_place_in_queue(),
-  public.ate_translate_plan(), public.ate_lock_jobs(), public.ate_forget_versions() from public, anon, authenticated, service_role;
+  public.ate_translate_plan(), public.ate_lock_jobs(), public.ate_forget_versions(), public.ate_keep_downloads()
+  from public, anon, authenticated, service_role;
 grant execute on function public.ate_own_devices() to authenticated;
 grant execute on function public.ate_job_id() to service_role;
 
@@ -480,4 +489,4 @@ comment on table public.download_history is 'A row per download response';
 comment on table public.file_generation_queue is 'Jobs to do, being done and done lately';
 comment on table public.file_generation_history is 'Finished jobs that have left the queue';
 comment on table public.ate_workers is 'Each start of a worker, and whether it lives';
-select public.record_ate_migration('10_ate_file_system.sql', 'f47cdd5dd113291d22267663026563b30c5cb5469d530346f8a093bf46303d08');
+select public.record_ate_migration('10_ate_file_system.sql', 'e5f30bbd508ff6d25123d4e8d80196597daf81f32d9364369ead8d99af774744');

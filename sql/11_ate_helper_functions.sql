@@ -91,8 +91,8 @@ language sql stable return
   end;
 
 -- The ordinary case of what is decided below: a plan by its own name (starter where none is named), and no more devices
--- than it allows, so that no rank need be known. Where `certain` is not true, only ate_entitlement knows. A body as text
--- binds nothing to the vendor's columns; it is called only from functions that pin the search_path.
+-- than it allows, so that no rank need be known. Where `certain` is not true, only ate_entitlement knows. A body as
+-- text binds nothing to the vendor's columns; it is called only from functions that pin the search_path.
 create or replace function public.ate_quick(id uuid, moment timestamptz)
 returns table (device_id uuid, user_id uuid, device_hash text, plan_id uuid, plan_name text, plan_tools jsonb,
                expires_at timestamptz, reason text, certain boolean)
@@ -410,10 +410,11 @@ begin
     raise exception using errcode = 'AT006', detail = 'unknown', hint = 'The file may have gone with its device.',
       message = format('log_download: file %s: unknown', coalesce(log_download.ate_file_id::text, 'NULL'));
   end if;
-  insert into public.download_history (ate_file_id, device_id, user_id, download_ip, user_agent, status, bytes_downloaded,
-    reached_end)
+  insert into public.download_history (ate_file_id, device_id, user_id, download_ip, user_agent, status,
+    bytes_downloaded, reached_end)
   values (log_download.ate_file_id, device, (select d.user_id from public.devices d where d.id = device),
-          log_download.download_ip, log_download.user_agent, log_download.status, log_download.bytes_downloaded, coalesce(log_download.reached_end, false))
+          log_download.download_ip, log_download.user_agent, log_download.status, log_download.bytes_downloaded,
+          coalesce(log_download.reached_end, false))
   returning id into entry;
   return entry;
 end $$;
@@ -817,10 +818,10 @@ begin
         -- OFFSET 0: or it would be judged once for each time that the fault is named above.
         from jsonb_array_elements(jobs) with ordinality x (e, n) offset 0) x
     ), done as (
-      -- One look at each job, in the order of their ids: a list of one id, and a status that no index is made for, leave
-      -- no other way, where a join could become a walk over all that are processing, in any order. A row that another
-      -- session changes meanwhile is looked at again, so the id must find it, and not its place. Of several members for
-      -- one job the first with its current attempt changes it, and the row finds no other.
+      -- One look at each job, in the order of their ids: a list of one id, and a status that no index is made for,
+      -- leave no other way, where a join could become a walk over all that are processing, in any order. A row that
+      -- another session changes meanwhile is looked at again, so the id must find it, and not its place. Of several
+      -- members for one job the first with its current attempt changes it, and the row finds no other.
       update public.file_generation_queue q set
         status = 'completed', finished_at = moment, updated_at = moment, lease_until = null, stage = null,
         verdict = coalesce(m.e ->> 'verdict', q.verdict), usage = coalesce(m.e -> 'usage', q.usage),
@@ -1079,4 +1080,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '06263d1963c9add1ef82adfda76e869501e7f45364f9f8ec11c39e9fc6eeec39');
+select public.record_ate_migration('11_ate_helper_functions.sql', '90fc052f6b3a44dcc53e981484ce5a01f5d571f58ff70000ec27d03553290153');

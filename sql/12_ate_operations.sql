@@ -179,8 +179,8 @@ begin
   return coalesce(cardinality(ids), 0);
 end $$;
 
--- The place in the line of a job with that sort key, counted up to 1,000 and from where a worker has lately seen the line
--- begin: whoever asks often must not count far, nor walk what an old snapshot keeps in the index.
+-- The place in the line of a job with that sort key, counted up to 1,000 and from where a worker has lately seen the
+-- line begin: whoever asks often must not count far, nor walk what an old snapshot keeps in the index.
 create or replace function public.ate_place(sort_key timestamptz) returns integer
 language plpgsql stable security definer
 set search_path = '' set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan as $$
@@ -332,4 +332,4 @@ begin
   end loop;
   grant execute on function public.ate_queue_position(uuid) to authenticated;
 end $$;
-select public.record_ate_migration('12_ate_operations.sql', '9f9f012439882fb36ef959ea4807735f7666d12931b43f4d602384b61d06351f');
+select public.record_ate_migration('12_ate_operations.sql', 'd3a4ce44e95266f239fce684e3fdab33aacaf6ede467a79c7af4205921e6406f');

@@ -9,10 +9,10 @@
 --                                               reason of ate_entitlement, or no_file, pending, file_expired,
 --                                               beyond_plan, file_inactive. queue_id NULL: there is no job.
 --   ate_download(file_id)                       one row; none for an unknown or foreign file. verdict ok; gone (not
---                                               allowed: a reason of ate_entitlement, or beyond_plan); pending (allowed,
---                                               to be built anew: pending, file_inactive); expired_renewed (the file is
---                                               over, the licence is not). `busy`: a job is queued or running;
---                                               NULL, since not asked, when the verdict is ok.
+--                                               allowed: a reason of ate_entitlement, or beyond_plan); pending
+--                                               (allowed, to be built anew: pending, file_inactive); expired_renewed
+--                                               (the file is over, the licence is not). `busy`: a job is queued or
+--                                               running; NULL, since not asked, when the verdict is ok.
 --   request_ate_generation(device_hash, template, priority)
 --                                               queue_id, created (false: it was queued already); refuses as
 --                                               queue_ate_generation does
@@ -22,9 +22,9 @@
 --
 -- For the service alone:
 --   ate_job_owners(ids)                         queue_id, user_id: whom a notification concerns
---   ate_log_downloads(entries)                  writes down responses, {id, file, ip, agent, status, bytes, reached_end,
---                                               age in seconds} each; an id that is there is passed over; how many were
---                                               added
+--   ate_log_downloads(entries)                  writes down responses, {id, file, person, ip, agent, status, bytes,
+--                                               reached_end, age in seconds} each; an id that is there is passed over;
+--                                               how many were added
 --   ate_queue_summary()                         a row per state and priority: jobs, how many may run now, age of the
 --                                               oldest in seconds; of completed ones the last hour's (priority NULL)
 --   ate_series(minutes)                         a row per minute, oldest first: completed, failed, p50 and p95 in ms of
@@ -55,6 +55,14 @@ begin
   return coalesce(case when caller = 'user' then auth.uid() end, '00000000-0000-0000-0000-000000000000');
 end $$;
 
+-- The same, and without a call for whom it is asked most. As text it becomes part of the expression that asks; called
+-- only from functions that pin the search_path.
+create or replace function public.ate_viewer() returns uuid
+language sql stable as $$
+  select case when current_setting('role') = 'authenticated'
+    then coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000') else public.ate_person() end
+$$;
+
 -- Asked more often than all else together: row after row, and only what is needed.
 create or replace function public.ate_status(device_hash text, template text default 'smartgram')
 returns table (device_id uuid, template_id uuid, is_ready boolean, reason text, ate_file_id uuid, filename text,
@@ -66,8 +74,7 @@ set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generi
 #variable_conflict use_column
 declare
   moment constant timestamptz := clock_timestamp();
-  person constant uuid := case when current_setting('role') = 'authenticated'
-    then coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000') else public.ate_person() end;
+  person constant uuid := public.ate_viewer();
   owner uuid;
   device_status text;
   trial_ends_at timestamptz;
@@ -116,8 +123,7 @@ set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generi
 #variable_conflict use_column
 declare
   moment constant timestamptz := clock_timestamp();
-  person constant uuid := case when current_setting('role') = 'authenticated'
-    then coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000') else public.ate_person() end;
+  person constant uuid := public.ate_viewer();
   kind uuid;
   file_status text;
   is_active boolean;
@@ -213,9 +219,9 @@ begin
 end $$;
 
 -- Every download of a batch, in one call. The files are locked first, in the order of their ids: so does who replaces
--- files. Rows of files that are gone with their device have nowhere to go; rows that are there are counted already. Each
--- step is a walk from a few rows to as many: what a planner thinks of a list whose length it cannot know would lead
--- over all files.
+-- files. Rows of files that are gone with their device have nowhere to go; rows that are there are counted already.
+-- Each step is a walk from a few rows to as many: what a planner thinks of a list whose length it cannot know would
+-- lead over all files.
 create or replace function public.ate_log_downloads(entries jsonb) returns integer
 language plpgsql security definer set search_path = '' set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
@@ -452,6 +458,8 @@ begin
 end $$;
 
 create index if not exists download_history_created on public.download_history (created_at);
+-- Not in 10_ate_file_system.sql, whose lock on the table would keep readers out while this is built.
+create index if not exists download_history_user on public.download_history (user_id, created_at desc);
 -- Failures are few among many, and are looked at first.
 create index if not exists file_generation_queue_failed on public.file_generation_queue (finished_at, id)
   where status in ('failed', 'cancelled');
@@ -474,16 +482,16 @@ begin
   for f in
     select p.oid::regprocedure as signature, p.proname as name from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'ate_person', 'ate_status', 'ate_download', 'request_ate_generation',
+      'ate_person', 'ate_viewer', 'ate_status', 'ate_download', 'request_ate_generation',
       'ate_present_jobs', 'ate_job_owners', 'ate_log_downloads', 'ate_queue_summary', 'ate_measure', 'ate_series',
       'ate_worker_list', 'ate_job_list', 'trim_ate_downloads')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
     if f.name in ('ate_status', 'ate_download', 'request_ate_generation', 'ate_present_jobs') then
       execute format('grant execute on function %s to authenticated, service_role', f.signature);
-    elsif f.name not in ('ate_person', 'ate_measure') then
+    elsif f.name not in ('ate_person', 'ate_viewer', 'ate_measure') then
       execute format('grant execute on function %s to service_role', f.signature);
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('13_ate_api.sql', '77b252efe1ff15af48ec3dd22332bed9a0cec0d6b20c4f5ebdd51d75d7184334');
+select public.record_ate_migration('13_ate_api.sql', '05fc0824b98c4064079a7b5cea524c99212d74da42c55f380238efc6f74080b7');

@@ -1,8 +1,9 @@
 -- 14_ate_keeper.sql: what the keeper asks besides the sweeps of 12_ate_operations.sql and 13_ate_api.sql.
 --
--- Owns the trimming of workers without a lock, which expired files' bytes may go and which have gone, which objects no
--- row names, and which entitled devices lack a file that nothing else will queue. All of it is the service's alone and
--- comes in batches. Must not know a store, or decide about entitlement. Safe to run again; pastes whole.
+-- Owns the trimming of workers without a lock, whose the downloads of former times were, which expired files' bytes may
+-- go and which have gone, which objects no row names, and which entitled devices lack a file that nothing else will
+-- queue. All of it is the service's alone and comes in batches. Must not know a store, or decide about entitlement.
+-- Safe to run again; pastes whole.
 
 do $$ begin
   perform set_config('lock_timeout', '5s', true), set_config('client_min_messages', 'warning', true);
@@ -30,6 +31,35 @@ begin
     limit batch for update skip locked);
   get diagnostics removed = row_count;
   return removed;
+end $$;
+
+-- Gives downloads of before download_history had user_ids to their devices' owners: a batch, the latest first, from
+-- `before` on. `last` is where to go on; NULL after the last one. Those of devices that nobody owns stay as they are.
+create or replace function public.give_ate_downloads(batch integer default 1000,
+                                                     before timestamptz default 'infinity')
+returns table (last timestamptz, given integer)
+language plpgsql security definer set search_path = '' set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  seen integer;
+begin
+  with rows as materialized (
+    -- Sorted as the index is, whose first column is always NULL here.
+    select h.id, h.device_id, h.created_at from public.download_history h
+    where h.user_id is null and h.created_at <= give_ate_downloads.before
+    order by h.user_id, h.created_at desc limit give_ate_downloads.batch for update skip locked
+  ), done as (
+    update public.download_history h set user_id = d.user_id
+    from rows r join public.devices d on d.id = r.device_id
+    where h.id = r.id and d.user_id is not null
+    returning h.id
+  )
+  select count(*), min(r.created_at), (select count(*) from done) into seen, last, given from rows r;
+  if seen < give_ate_downloads.batch then
+    last := null;
+  elsif given = 0 and last = give_ate_downloads.before then
+    last := last - interval '1 microsecond'; -- more of one moment than a batch, and all nobody's
+  end if;
+  return next;
 end $$;
 
 -- Expired files whose bytes may go, from `since` on: those before it were seen to.
@@ -180,10 +210,10 @@ begin
   for f in
     select p.oid::regprocedure as signature from pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in ('trim_ate_workers', 'list_ate_expired',
-      'mark_ate_files_purged', 'list_ate_unknown', 'renew_ate_missing', 'renew_ate_files')
+      'mark_ate_files_purged', 'list_ate_unknown', 'renew_ate_missing', 'renew_ate_files', 'give_ate_downloads')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
     execute format('grant execute on function %s to service_role', f.signature);
   end loop;
 end $$;
-select public.record_ate_migration('14_ate_keeper.sql', '7bd8f23cd2094241e2d6475920be818c5288a3b6cfeb2fbd9ae9b73eec00a435');
+select public.record_ate_migration('14_ate_keeper.sql', 'b569fd977ea78fb1ede4b1ed0a80fad41383ba5fe7cc7204326ccc29e48dcfbc');

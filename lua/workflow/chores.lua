@@ -9,8 +9,10 @@ local sweep = require "workflow.sweep"
 local M = {}
 
 local FIRST_ID = "00000000-0000-0000-0000-000000000000"
+local LATEST <const> = "infinity"
 local RESCUE = "select rescue_ate_generations() as n"
 local RENEW = "select last::text as last, queued from renew_ate_files($1::uuid, $2, $3)"
+local GIVE = "select last::text as last, given from give_ate_downloads($1, $2::timestamptz)"
 
 -- What is counted, the statement, and the key that says how old; each call does a batch and tells how many that were.
 local TRIMS = {
@@ -57,6 +59,24 @@ local function renew(tools, state)
   return { renewed = count }
 end
 
+-- Downloads of before they had a user, to whose they are: all at once would be a transaction of minutes.
+local function give(tools, state)
+  local count = 0
+  for _ = 1, tools.batches do
+    local rows, message, code = tools.ask(GIVE, { tools.batch, state.given })
+    if not rows then
+      return nil, message, code
+    end
+    count = count + rows[1].given
+    if rows[1].last == json.null then
+      state.given = LATEST
+      return { given = count }, false
+    end
+    state.given = rows[1].last
+  end
+  return { given = count }, true
+end
+
 --- The parts.
 -- @tparam table tools ask(sql, params) → rows | nil, message, code; store, config; batch, batches (rows at once, and
 --   how often in a round); optional: heads, settle (see workflow.sweep)
@@ -64,7 +84,7 @@ end
 -- @treturn table sweep
 function M.new(tools)
   local purging, sweeping = purge.new(tools), sweep.new(tools)
-  local state = { renewed = FIRST_ID }
+  local state = { renewed = FIRST_ID, given = LATEST }
   local parts = {}
   local function add(name, run)
     parts[#parts + 1] = { name = name, run = run }
@@ -81,6 +101,9 @@ function M.new(tools)
       return trim(tools, table.unpack(line))
     end)
   end
+  add("given", function()
+    return give(tools, state)
+  end)
   add("purged", function()
     return count("purged", purging:versions())
   end)

@@ -102,8 +102,9 @@ end
 
 --- One round. Blocks; never yields.
 -- @treturn[1] table counts: what was rescued, expired, moved (to the history), trimmed (from it), downloads, workers,
---   purged (former versions), emptied (expired files), orphans, unfinished, missing, renewed, staging, failed (parts);
---   `more` when there is more to do; only `staging`, `failed` and `busy` when another keeper is at work
+--   given (downloads, to their users), purged (former versions), emptied (expired files), orphans, unfinished,
+--   missing, renewed, staging, failed (parts); `more` when there is more to do; only `staging`, `failed` and `busy`
+--   when another keeper is at work
 -- @return[2] nil: the database is gone
 -- @treturn[2] string message
 -- @treturn[2] string code

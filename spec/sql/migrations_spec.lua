@@ -287,36 +287,66 @@ describe("the migrations", function()
     assert.equal(7000, s:value "price_jpy from plans where name = 'pro'")
   end)
 
-  it("give downloads of before to who owns the device, once", function()
+  it("leave downloads of before to the keeper, who gives them to whose they were", function()
     local conninfo = support.database "owners"
     database.migrate(conninfo)
     local s = session(conninfo)
     local one, other = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
     s:query("insert into auth.users (id) values ($1), ($2)", { one, other })
     s:query "select publish_ate_template('t', '1.0.0', 'templates/t.at/', '[]', '[]', repeat('a', 64))"
-    s:device { hash = "DEV-A", user = 1 }
-    local file = s:complete(s:one "select * from claim_ate_generations('w', 1)")
-    s:query("select log_download($1, '192.0.2.1', 'agent', 1000)", { file })
+    for _, hash in ipairs { "DEV-A", "DEV-B", "DEV-C" } do
+      s:device { hash = hash, user = 1, plan = "pro" }
+      local file = s:complete(s:one "select * from claim_ate_generations('w', 1)")
+      for _ = 1, 4 do
+        s:query("select log_download($1, '192.0.2.1', 'agent', 1000)", { file })
+      end
+    end
+    s:query "update devices set user_id = null where device_hash = 'DEV-C'"
     -- As an older version left it.
     s.conn:exec [[drop policy download_history_own on download_history; alter table download_history drop column user_id;
       create policy download_history_own on download_history for select to authenticated
         using (device_id = any (array(select ate_own_devices())))]]
+    local before = s:value "pg_relation_filenode('download_history')"
     database.migrate(conninfo)
-    assert.equal(one, s:value "user_id from download_history")
-    s:query("update devices set user_id = $1", { other })
-    database.migrate(conninfo)
-    assert.equal(one, s:value "user_id from download_history")
+    assert.equal(before, s:value "pg_relation_filenode('download_history')")
+    assert.equal(12, s:value "count(*) from download_history where user_id is null")
     assert.is_true(s:value "qual ~ 'user_id' from pg_policies where policyname = 'download_history_own'")
+    -- One changes hands before the keeper comes.
+    s:query("update devices set user_id = $1 where device_hash = 'DEV-B'", { other })
+    local function whose()
+      return s:value [[string_agg(w, ', ' order by w) from (
+        select d.device_hash || ' ' || coalesce(right(h.user_id::text, 1), '-') || ' ' || count(*) as w
+        from download_history h join devices d on d.id = h.device_id group by d.device_hash, h.user_id) x]]
+    end
+    assert.equal("DEV-A - 4, DEV-B 1 4, DEV-C - 4", whose())
+    local function pass(batch)
+      local given, place, calls = 0, "infinity", 0
+      repeat
+        local row = s:one("select last::text as last, given from give_ate_downloads($1, $2::timestamptz)", { batch, place })
+        given, place, calls = given + row.given, row.last, calls + 1
+        assert(calls < 30)
+      until place == pg.null
+      return given
+    end
+    assert.equal(4, pass(3))
+    assert.equal("DEV-A 1 4, DEV-B 1 4, DEV-C - 4", whose())
+    assert.equal(0, pass(1))
+    s:query "update download_history set created_at = '2026-01-01' where user_id is null"
+    assert.equal(0, pass(2)) -- all of one moment, and nobody's
+    database.migrate(conninfo)
+    s:query("update devices set user_id = $1", { other })
+    assert.equal(4, pass(1000))
+    assert.equal("DEV-A 1 4, DEV-B 1 4, DEV-C 2 4", whose())
   end)
 
   it("pin the search_path of every function and revoke it from public", function()
     local conninfo = support.database "pinned"
     database.migrate(conninfo)
     local s = session(conninfo)
-    -- Three become part of the statements that ask them, which a path of their own would prevent, and one is a part of
+    -- Four become part of what asks them, which a path of their own would prevent, and one is a part of
     -- functions that pin it: nobody's rights are lent with them, nobody else may call them, and every name in them is
     -- qualified or bound.
-    assert.same({ "ate_file_fault", "ate_judge", "ate_quick", "ate_standing" }, s:value [[
+    assert.same({ "ate_file_fault", "ate_judge", "ate_quick", "ate_standing", "ate_viewer" }, s:value [[
       jsonb_agg(p.proname order by p.proname) from pg_proc p
       where p.pronamespace = 'public'::regnamespace and not coalesce(p.proconfig::text, '') ~ 'search_path']])
     assert.equal(0, s:value [[count(*) from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a

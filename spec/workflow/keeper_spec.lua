@@ -110,6 +110,20 @@ describe("the keeper", function()
     assert.equal(25, world:value "select sum(download_count)::int from ate_files", "the count goes on")
   end)
 
+  it("gives downloads of before they had a user to whose they are", function()
+    build(5)
+    world:query [[select log_download(f.id, '10.0.0.1', 'spec', 1) from ate_files f]]
+    world:query "insert into auth.users (id) values ('00000000-0000-0000-0000-0000000000f1')"
+    world:query "update devices set user_id = '00000000-0000-0000-0000-0000000000f1'"
+    world:query "update download_history set user_id = null"
+    local k = new_keeper { batch = 2, batches = 1 }
+    assert.same({ given = 2, more = true }, round(k))
+    assert.same({ given = 2, more = true }, round(k))
+    assert.same({ given = 1 }, round(k))
+    assert.equal(5, count "download_history h join devices d on d.id = h.device_id and d.user_id = h.user_id")
+    assert.same({}, round(k))
+  end)
+
   it("lives to be seen during a long round, too", function()
     build(8)
     world:query "update file_generation_queue set finished_at = now() - interval '25 hours'"
