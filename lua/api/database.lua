@@ -50,8 +50,17 @@ local function compose(slot, plain, kind, claims, name, sql, params, json)
 end
 
 -- After these a connection is not what it was: a failover's former primary, a plan that fits no more.
-local GIVE_UP = { ["25006"] = true, ["0A000"] = true }
+local OUTDATED <const> = "0A000"
+local GIVE_UP = { ["25006"] = true, [OUTDATED] = true }
 local NOT_PREPARED = { ["26000"] = true, ["42P05"] = true }
+
+-- Forgets a statement that a migration has outdated; whoever leaves meanwhile takes the connection along.
+local function forget(slot, deadline, name)
+  slot.is_spent = true
+  local done = slot.conn:pipeline({ { "deallocate " .. name } }, { timeout = math.max(deadline - httpd.now(), 0.001) })
+  slot.prepared[name], slot.is_spent = nil, not done or nil
+  return done
+end
 
 -- The cancelling of a statement that takes too long comes on top, as the pool says.
 local function run(slot, self, deadline, kind, claims, name, sql, params, json)
@@ -78,6 +87,9 @@ local function run(slot, self, deadline, kind, claims, name, sql, params, json)
     log.warn("the database keeps no prepared statements; is it behind a transaction pooler?", { code = code })
     self.is_plain = true
     return run(slot, self, deadline, kind, claims, name, sql, params, json)
+  end
+  if code == OUTDATED and count == 2 and not self.is_plain and forget(slot, deadline, name) then
+    return run(slot, self, deadline, kind, claims, name, sql, params, json) -- nothing has happened; prepares it again
   end
   slot.is_spent = GIVE_UP[code]
   return nil, message, code, fields

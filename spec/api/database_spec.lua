@@ -311,6 +311,42 @@ describe("api.database", function()
     end)
   end)
 
+  it("prepares again what a migration has outdated, on each connection, without its caller's knowing", function()
+    assert(service.conn:query [[create function unsupported() returns integer language plpgsql as
+      'begin raise feature_not_supported; end']])
+    service.conn:query "create table outdated (a integer)"
+    service.conn:query "insert into outdated values (1)"
+    service.conn:query "grant select on outdated to authenticated, service_role"
+    inside({ connections = 2 }, function(db)
+      local function look(n)
+        local slots = { db.pool:take(), db.pool:take() }
+        for _, slot in ipairs(slots) do
+          getmetatable(slot).__close(slot)
+        end
+        for _ = 1, 4 do
+          local rows = assert(db:service("outdated", "select * from outdated"))
+          assert.equal(n, rows[1].b)
+          rows = assert(db:as_user(claims(service.pro.user), "outdated_too", "select * from outdated", nil, true, true))
+          assert.equal(n, rows[1].b)
+        end
+      end
+      look(nil)
+      for n = 1, 2 do
+        service.conn:query "alter table outdated drop column if exists b"
+        service.conn:query(("alter table outdated add column b integer default %d"):format(n))
+        look(n)
+      end
+      assert.is_false(db.is_plain or false)
+      for _ = 1, 2 do
+        local rows, _, code = db:service("unsupported", "select unsupported()")
+        assert.is_nil(rows)
+        assert.equal("0A000", code)
+      end
+    end)
+    service.conn:query "drop table outdated"
+    service.conn:query "drop function unsupported"
+  end)
+
   describe("in company", function()
     local ME = [[select auth.uid()::text as id, current_user::text as role, 1 / ($1::integer - 13) as n from devices]]
 

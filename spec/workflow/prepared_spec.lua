@@ -54,11 +54,21 @@ describe("prepared statements of a worker", function()
     assert.equal(3, #ask(3))
   end)
 
-  it("are sent whole when a migration has changed what they give", function()
+  it("are prepared again when a migration has changed what they give", function()
     ask(2)
-    assert(conn:exec "alter table t add column b text default 'new'")
-    assert.equal("new", ask(3)[1].b)
-    assert.equal(4, #ask(4))
+    for n, column in ipairs { "b", "c" } do
+      assert(conn:exec(("alter table t add column %s text default 'new'"):format(column)))
+      assert.equal("new", ask(n + 2)[1][column])
+      assert.equal(n + 2, conn:query("select count(*)::int as n from t")[1].n) -- what else was in it has happened once
+      assert.equal(1, #names())
+    end
+  end)
+
+  it("are not tried for ever when it is something else that is not supported", function()
+    ask(2)
+    local bad = { { "do $$ begin raise feature_not_supported; end $$" }, { "select 1", name = "one" } }
+    assert.equal("0A000", select(3, prepared.pipeline(conn, bad)))
+    assert.equal(3, #ask(3))
   end)
 
   it("tell of a statement that is wrong, and of a session that is over", function()
