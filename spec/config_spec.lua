@@ -1,4 +1,5 @@
 local config = require "config"
+local evaluate = require "config.evaluate"
 local program = require "spec.support.program"
 local stdlib = require "posix.stdlib"
 
@@ -99,6 +100,30 @@ describe("config", function()
       assert.is_nil(none)
       assert.equal("config", code)
       assert.matches(expected, message, 1, true)
+    end
+  end)
+
+  it("refuses a file that ends just when its time does, and leaves nothing behind", function()
+    local path = dir .. "/atelier.conf.lua"
+    local function ends(steps)
+      local file = assert(io.open(path, "w"))
+      file:write(("for _ = 1, %d do end return {}"):format(steps))
+      file:close()
+      local called, values, message = pcall(evaluate.evaluate, path)
+      assert.is_true(called, values)
+      assert.is_nil(debug.gethook())
+      assert.equal("xx", ("x"):rep(2))
+      if not values then assert.matches("runs on and on", message, 1, true) end
+      return values ~= nil
+    end
+    local good, bad = 999000, 1000000
+    assert.is_true(ends(good))
+    while bad - good > 1 do
+      local middle = (good + bad) // 2
+      if ends(middle) then good = middle else bad = middle end
+    end
+    for steps = good - 3, good + 8 do
+      assert.equal(steps <= good, ends(steps))
     end
   end)
 

@@ -50,10 +50,17 @@ local function run(chunk, hook)
   local texts = getmetatable ""
   local methods = texts.__index
   texts.__index = nil
-  debug.sethook(hook, "", 1)
-  local ok, values = pcall(chunk)
+  local has_ended, ok, values = pcall(function()
+    debug.sethook(hook, "", 1)
+    local ok, values = pcall(chunk)
+    debug.sethook() -- the hook may refuse on the way here, too
+    return ok, values
+  end)
   debug.sethook()
   texts.__index = methods
+  if not has_ended then
+    return false, ok
+  end
   return ok, values
 end
 
