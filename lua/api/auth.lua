@@ -164,22 +164,14 @@ local function recall(self, digest, now)
   return identity
 end
 
+-- The identity has `id`, `role`, `claims`, `text` (the claims as JSON); `user_fault` and `operator_fault` are problems,
+-- absent when it may be used as such.
 local function verify(self, token, now)
   local parts, fault = split(token)
   if not parts then
     return nil, fault
   end
   return identify(self, parts, now)
-end
-
---- Verifies a token.
--- @tparam string token
--- @treturn[1] table identity: `id`, `role`, `claims`, `text` (the claims as JSON); `user_fault` and `operator_fault`
---   are problems, absent when it may be used as such
--- @treturn[2] nil
--- @treturn[2] table problem
-function Auth:verify(token)
-  return verify(self, token, self.clock())
 end
 
 local function token_of(authorization)
