@@ -4,6 +4,9 @@
 -- and its folder goes however this process ends. Not durable: fsync is off.
 --
 -- @module spec.support.postgres
+local fcntl = require "posix.fcntl"
+local stdio = require "posix.stdio"
+
 local M = {}
 
 -- busted gives each spec file its own set of loaded modules, the registry is one for the run.
@@ -56,6 +59,8 @@ local function start()
   script:write(KEEPER)
   script:close()
   local keeper = assert(io.popen((CLEAN .. "sh %s/keeper %s"):format(dir, dir), "w"))
+  -- Programs that a spec starts and leaves must not hold the keeper.
+  assert(fcntl.fcntl(stdio.fileno(keeper), fcntl.F_SETFD, fcntl.FD_CLOEXEC))
   local fifo = assert(io.open(dir .. "/fifo", "r"))
   local answer = fifo:read("a")
   fifo:close()
