@@ -205,11 +205,13 @@ static int l_pipeline(lua_State *L)
     struct pg_conn *c = check_conn(L);
     struct pg_call call = check_call(L, c, 3);
     const struct pg_piped *items;
+    lua_Unsigned length;
     int n, rc;
 
     luaL_checktype(L, 2, LUA_TTABLE);
-    n = (int)lua_rawlen(L, 2);
-    luaL_argcheck(L, n >= 1 && n <= 10000, 2, "1 to 10000 statements");
+    length = lua_rawlen(L, 2);
+    luaL_argcheck(L, length >= 1 && length <= 10000, 2, "1 to 10000 statements");
+    n = (int)length;
     items = pg_read_pipeline(L, n);
     for (int i = 0; i < n; i++) {
         if (items[i].params.bad) {

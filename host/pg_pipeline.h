@@ -39,8 +39,8 @@ static int pg_piped_json(lua_State *L, int i, int at)
 }
 
 /*
- * Reads item i of the list and leaves its parameters, or nil, on the top. Strings are anchored by the item, and no Lua
- * code runs before they are sent: raw access, so no metamethod may change what items before refer to.
+ * Reads item i of the list and leaves its parameters, or nil, on the top. Raw access: no metamethod runs. Finalisers may
+ * with what is allocated, so nothing is anchored for good before pg_bind_item.
  */
 static void pg_read_item(lua_State *L, int i, struct pg_piped *item)
 {
@@ -65,12 +65,38 @@ static void pg_read_item(lua_State *L, int i, struct pg_piped *item)
     lua_settop(L, at);
 }
 
+/*
+ * Binds item i and its parameters for good. Allocates nothing, so no Lua code runs from the first item on until all are
+ * sent; what was counted before may have been changed, though, by a finaliser. `key` is where "prepared" is on the stack.
+ */
+static void pg_bind_item(lua_State *L, int i, int key, struct pg_piped *item)
+{
+    int at = lua_gettop(L) + 1, same;
+
+    same = lua_rawgeti(L, PG_PIPELINE_LIST, i + 1) == LUA_TTABLE;
+    if (same && item->prepared) {
+        lua_pushvalue(L, key);
+        lua_rawget(L, at);
+    } else if (same) {
+        lua_rawgeti(L, at, 1);
+    }
+    same = same && lua_type(L, -1) == LUA_TSTRING && lua_tostring(L, -1) == item->text;
+    if (same && item->params.n > 0)
+        same = lua_rawgeti(L, at, item->prepared ? 1 : 2) == LUA_TTABLE;
+    if (!same)
+        luaL_error(L, "pipeline: statement %d was changed while it was read", i + 1);
+    if (item->params.n > 0)
+        pg_bind_params(L, &item->params, lua_gettop(L));
+    lua_settop(L, at - 1);
+}
+
 /* Pushes two blocks that keep the statements: their list, and their parameters. */
 static struct pg_piped *pg_read_pipeline(lua_State *L, int n)
 {
     struct pg_piped *items = lua_newuserdatauv(L, (size_t)n * sizeof *items, 0);
     size_t params = 0;
     char *block;
+    int key;
 
     for (int i = 0; i < n; i++) {
         pg_read_item(L, i, &items[i]);
@@ -78,16 +104,13 @@ static struct pg_piped *pg_read_pipeline(lua_State *L, int n)
         params += (size_t)items[i].params.n;
         lua_pop(L, 1);
     }
+    lua_pushliteral(L, "prepared");
+    key = lua_gettop(L);
     block = lua_newuserdatauv(L, params * PG_PARAM_SIZE, 0);
     for (int i = 0; i < n; i++) {
         pg_place_params(&items[i].params, items[i].params.n, block);
         block += (size_t)items[i].params.n * PG_PARAM_SIZE;
-        if (items[i].params.n == 0)
-            continue;
-        lua_rawgeti(L, PG_PIPELINE_LIST, i + 1);
-        if (lua_rawgeti(L, -1, items[i].prepared ? 1 : 2) == LUA_TTABLE)
-            pg_bind_params(L, &items[i].params, lua_gettop(L));
-        lua_pop(L, 2);
+        pg_bind_item(L, i, key, &items[i]);
     }
     return items;
 }

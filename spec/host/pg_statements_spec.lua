@@ -106,6 +106,35 @@ describe("atelier.pg", function()
       assert.equal("lost", conn:status())
     end)
 
+    -- The block for so many parameters is large enough for a collection of its own, and its finalisers.
+    it("does not trust a list that a finaliser has changed while it was read", function()
+      local params = {}
+      for i = 1, 60000 do
+        params[i] = i
+      end
+      local sql = "select 1 as ran"
+      local function try(spoil, name)
+        local list = { name and { prepared = name, params } or { sql, params } }
+        collectgarbage("incremental", 104, 100, 63) -- in one step, and soon
+        collectgarbage()
+        setmetatable({}, { __gc = function()
+          spoil(list)
+        end })
+        local ok, problem = pcall(conn.pipeline, conn, list)
+        collectgarbage("incremental", 200, 100, 13)
+        assert.is_false(ok)
+        assert.matches("statement 1 was changed while it was read", problem, 1, true)
+      end
+      try(function(list) list[1] = false end)
+      try(function(list) list[1] = nil end)
+      try(function(list) list[1][1] = nil end)
+      try(function(list) list[1][1] = "select 2" end)
+      try(function(list) list[1][2] = 5 end)
+      try(function(list) list[1].prepared = "other" end, "one")
+      try(function(list) list[1][1] = "none" end, "one")
+      assert.equal(1, value "1")
+    end)
+
     it("raises for wrong arguments, before anything is sent", function()
       raises("table expected", conn.pipeline, conn)
       raises("1 to 10000", conn.pipeline, conn, {})
