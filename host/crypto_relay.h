@@ -102,6 +102,7 @@ static int relay_end(struct relay *r)
     pthread_join(r->thread, NULL);
     pthread_cond_destroy(&r->moved);
     pthread_mutex_destroy(&r->lock);
+    OPENSSL_cleanse(r->buffers, (size_t)RELAY_BUFFERS * FILE_CHUNK);
     free(r->buffers);
     return !r->failed;
 }
