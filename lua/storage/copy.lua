@@ -77,6 +77,10 @@ end
 local function begin_one(self, entry)
   local found, message, code = self.to:head(entry.key)
   if found and found.size == entry.size then
+    if found.sha256 and not is_expected(self, entry.key, found.sha256) then
+      return failed(self, entry.key, "is there with other bytes than those recorded (SHA-256 "
+        .. found.sha256 .. ")")
+    end
     return present(self)
   elseif found then
     return failed(self, entry.key, ("is there with %d bytes instead of %d"):format(found.size, entry.size))

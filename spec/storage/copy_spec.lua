@@ -173,6 +173,14 @@ describe("storage.copy", function()
     assert.equal("", io.popen("ls -A " .. to:staging()):read "a")
     assert.same({ copied = 1, present = 1, failed = 0, bytes = #large }, (copy.run { from = remote, to = to }))
     assert.equal(contract.sha256(large), contract.sha256(contract.read_all(to, "generated/b/2.ate")))
+    -- What has the right size there, and is not what was recorded, is no copy.
+    local recorded = contract.sha256 "two"
+    counts, failures = copy.run { from = from, to = remote, checksums = function(key)
+      return key == "generated/a/1.ate" and recorded or nil
+    end }
+    assert.same({ 1, 1 }, { counts.present, counts.failed })
+    assert.equal("generated/a/1.ate", failures[1].key)
+    assert.matches("with other bytes than those recorded", failures[1].message, 1, true)
     server:control "/drop-buckets"
     local none, _, code = copy.run { from = remote, to = to }
     assert.is_nil(none)
