@@ -86,30 +86,41 @@ end
 
 -- ==== the contract =============================================================================
 
+-- Waits for tasks in the time that is left; gives the results, and whether all are done.
+local function await(own, tasks, seconds)
+  local results, deadline, done = {}, clock.now() + seconds, true
+  for i, task in ipairs(tasks) do
+    done = own:wait(task, deadline - clock.now()) and done
+    results[i] = task.result
+  end
+  return results, done
+end
+
 -- Runs a step, or several at once, as tasks, and gives the results of each. In the event loop each call has a reactor
 -- of its own, with its warm connections; elsewhere there is one.
 local function perform(self, seconds, ...)
   local own = httpd.current() and (table.remove(self.spare) or reactor.new(4)) or self.reactor
-  local tasks, deadline, done = {}, clock.now() + seconds, true
+  local tasks = {}
   for i, step in ipairs { ... } do
     tasks[i] = own:spawn(step, self)
   end
-  for i, task in ipairs(tasks) do
-    done = own:wait(task, deadline - clock.now()) and done
-    tasks[i] = task.result
-    if not done then
+  local ok, results, done = pcall(await, own, tasks, seconds)
+  if not ok or not done then -- one that raised must not leave the others behind
+    for _, task in ipairs(tasks) do
       own:drop(task)
     end
   end
-  if own ~= self.reactor and (not done or #self.spare >= SPARE) then
+  if own ~= self.reactor and (not ok or not done or #self.spare >= SPARE) then
     own:close()
   elseif own ~= self.reactor then
     table.insert(self.spare, own)
   end
-  if not done then
+  if not ok then
+    error(results, 0)
+  elseif not done then
     return nil, ("storage: %s: no answer in %g s"):format(self.kind, seconds), "unavailable"
   end
-  return tasks
+  return results
 end
 
 -- The result of one step.
