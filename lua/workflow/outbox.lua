@@ -7,12 +7,14 @@
 local breaker = require "workflow.breaker"
 local clock = require "clock"
 local generate = require "workflow.generate"
+local log = require "log"
 
 local M = {}
 local Outbox = {}
 Outbox.__index = Outbox
 
 local STORE_SECONDS = 300 -- until a file that the store does not confirm is given up
+local ABANDON_SECONDS = 5 -- for all that is under way when nobody will complete it
 local SLOW = 0.05         -- seconds after which live views are told what takes so long
 local MOST = 192          -- files under way: a store's pool takes 256, and 100 ms at 1,500 a second are 150
 local MOST_BYTES = 64 << 20 -- of files that are in memory
@@ -55,8 +57,8 @@ function Outbox:add(job, artifact)
   weigh(self, item, 1)
 end
 
-local function take_first(self)
-  local item = table.remove(self.sent, 1)
+local function take(self, i)
+  local item = table.remove(self.sent, i)
   weigh(self, item, -1)
   return item
 end
@@ -123,7 +125,7 @@ end
 function Outbox:settle(count)
   self:sweep_late()
   for _ = 1, count do
-    local item = take_first(self)
+    local item = take(self, 1)
     local ok, message, code = conclude(self, item, self:await(item))
     if not ok then
       return nil, message, code
@@ -140,7 +142,7 @@ function Outbox:tend()
     if code == "timeout" then
       break
     end
-    ok, message, code = conclude(self, take_first(self), ok, message, code)
+    ok, message, code = conclude(self, take(self, 1), ok, message, code)
     if not ok then
       return nil, message, code
     end
@@ -154,13 +156,24 @@ function Outbox:tend()
   return true
 end
 
---- Nothing will complete these any more: they go as soon as they have arrived.
+--- Nothing will complete these any more: they go as soon as they have arrived. All together have a few seconds, for a
+-- store that does not answer must not keep jobs from going back; what arrives after that is left to the store's sweep.
 function Outbox:abandon()
+  local deadline = clock.now() + ABANDON_SECONDS
   for _, item in ipairs(self.sent) do
-    self.store:wait(item.artifact.ticket, STORE_SECONDS)
-    self.queue:discard(item.artifact)
+    self.queue.on_turn(ABANDON_SECONDS)
+    local _, _, code = self.store:wait(item.artifact.ticket, math.max(deadline - clock.now(), 0))
+    if code == "timeout" then
+      generate.clean(item.artifact)
+      log.warn("object left", { key = item.artifact.key, reason = "the store has not confirmed it yet" })
+    elseif clock.now() < deadline then
+      self.queue:discard(item.artifact)
+    else
+      generate.clean(item.artifact)
+      log.warn("object left", { key = item.artifact.key, reason = "there was no time to delete it" })
+    end
   end
-  self.sent = {}
+  self.sent, self.bytes, self.large = {}, 0, 0
 end
 
 return M

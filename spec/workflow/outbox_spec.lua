@@ -30,6 +30,26 @@ describe("files on their way to the store", function()
     server:stop()
   end)
 
+  it("are given up together where the store does not answer, and the loop is told", function()
+    local server = stand_in.start()
+    local turns = 0
+    world = worlds.new { config = { storage = "supabase", supabase_url = server.url,
+      supabase_service_role_key = stand_in.KEY } }
+    world:customers(3)
+    server:control("/fault", { times = 1000, silent = true })
+    local w
+    w = world:worker { on_turn = function(seconds)
+      turns = turns + (seconds and seconds > 1 and 1 or 0)
+    end }
+    local jobs = assert(w.queue:exchange(3))
+    assert(w:build(jobs))
+    assert.equal(3, w.outbox:count())
+    assert.equal(3, assert(w:release()))
+    assert.is_true(turns >= 3)
+    assert.equal(3, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
+    server:stop()
+  end)
+
   it("are few where they are large", function()
     world = worlds.new { config = { worker_batch = 8 } }
     world:template { manifest = { version = "2.0.0", file_structure = json.array {
