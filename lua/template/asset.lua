@@ -16,7 +16,9 @@ M.CHANGED = ": changed on the disk since the template was read"
 -- @treturn[2] string "template"
 function M.unchanged(entry)
   local info = stat.lstat(entry.path)
-  if info and info.st_size == entry.file.size and info.st_mtime == entry.file.mtime then return true end
+  local file = entry.file
+  if info and info.st_size == file.size and info.st_mtime == file.mtime
+    and (not file.inode or info.st_ino == file.inode and info.st_ctime == file.ctime) then return true end
   return nil, entry.name .. M.CHANGED, "template"
 end
 

@@ -82,7 +82,7 @@ local function load_file(root, entry)
   if not info then return nil, entry.file .. ": " .. reason, code end
   local file = {
     file = entry.file, kind = entry.type, required = entry.required == true, tool = entry.tool, path = path,
-    size = info.st_size, mtime = info.st_mtime,
+    size = info.st_size, mtime = info.st_mtime, ctime = info.st_ctime, inode = info.st_ino,
   }
   if entry.type == "binary" then
     local digest, message, why = crypto.sha256_file(path)

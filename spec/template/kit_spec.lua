@@ -144,6 +144,10 @@ describe("a kit", function()
     laid_out:close()
     assert.is_true(made:unchanged())
 
+    -- Other bytes of the same size and time are another file.
+    assert(os.execute(("cd '%s' && head -c %d /dev/zero >other && touch -r big.bin other && mv other big.bin")
+      :format(folder, #BIG)))
+    assert.is_nil((made:unchanged()))
     folders.write(folder, "big.bin", "changed")
     assert.is_nil((made:unchanged()))
     local ok, message, code = made:build_file(VARS, path .. "2")
