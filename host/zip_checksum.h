@@ -1,7 +1,8 @@
-/*
- * zip_checksum.h: the checksum of a file that goes into archives as it is, many times.
+/***
+ * The checksum of a file that goes into archives as it is, many times.
  *
  * Owns: reading it once. Must not know archives.
+ * @submodule atelier.zip
  */
 #ifndef ATELIER_ZIP_CHECKSUM_H
 #define ATELIER_ZIP_CHECKSUM_H
