@@ -13,13 +13,13 @@ M.CHANGED = ": changed on the disk since the template was read"
 -- @treturn[1] boolean true
 -- @return[2] nil
 -- @treturn[2] string diagnosis
--- @treturn[2] string "template"
+-- @treturn[2] string "template_version": what is read anew may be as it was published
 function M.unchanged(entry)
   local info = stat.lstat(entry.path)
   local file = entry.file
   if info and info.st_size == file.size and info.st_mtime == file.mtime
     and (not file.inode or info.st_ino == file.inode and info.st_ctime == file.ctime) then return true end
-  return nil, entry.name .. M.CHANGED, "template"
+  return nil, entry.name .. M.CHANGED, "template_version"
 end
 
 --- The same for all entries that have one.
@@ -40,7 +40,7 @@ end
 -- @treturn[1] {table,...} name, path, size, crc32
 -- @return[2] nil
 -- @treturn[2] string diagnosis
--- @treturn[2] string "template", or an errno symbol
+-- @treturn[2] string "template_version", or an errno symbol
 function M.list(entries)
   local list = {}
   for _, entry in ipairs(entries) do
@@ -50,7 +50,7 @@ function M.list(entries)
         file.crc32, message, code = zip.crc32_file(entry.path)
       end
       -- A disk or a process out of order is not the template's fault: another attempt may do better.
-      if not file.crc32 then return nil, message, code == "ENOENT" and "template" or code end
+      if not file.crc32 then return nil, message, code == "ENOENT" and "template_version" or code end
       list[#list + 1] = { name = entry.name, path = entry.path, size = file.size, crc32 = file.crc32 }
     end
   end

@@ -58,7 +58,7 @@ local function read_asset(file)
   local data = handle:read("a")
   handle:close()
   if data and #data == file.size then return data end
-  return nil, file.file .. asset.CHANGED, "template"
+  return nil, file.file .. asset.CHANGED, "template_version"
 end
 
 -- An entry that is the same in every bundle: deflated once.

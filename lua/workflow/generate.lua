@@ -111,7 +111,7 @@ function Builder:seal_large(job, prepared, vars, signer)
     return sealed
   end
   staging.remove(folder)
-  if code == "template" then
+  if code == "template" or code == "template_version" then
     self:forget() -- perhaps its files are others by now: the next job looks again
   end
   return nil, message, code

@@ -153,7 +153,7 @@ describe("a kit", function()
     local ok, message, code = made:build_file(VARS, path .. "2")
     assert.is_nil(ok)
     assert.equal("big.bin: changed on the disk since the template was read", message)
-    assert.equal("template", code)
+    assert.equal("template_version", code)
     assert.is_nil(io.open(path .. "2"))
   end)
 

@@ -111,7 +111,7 @@ describe("a layout", function()
     local function code_of(path)
       return select(3, asset.list { { name = "film.mp4", path = path, file = { size = 1 } } })
     end
-    assert.equal("template", code_of(folder .. "/gone"))
+    assert.equal("template_version", code_of(folder .. "/gone"))
     assert.equal("EISDIR", code_of(folder))
   end)
 end)
