@@ -1,7 +1,8 @@
 --- Runs the specs inside the program: `atelier run spec/run.lua [FILE or FOLDER …]`, all of spec/ by default.
 --
 -- Each file runs in a process of its own, two at a time: a crash is one failure and the rest goes on, and every file
--- starts without live handles. The last line printed is `N passed, N failed`.
+-- starts without live handles. What failed is shown once more at the end, so that the last lines of a log suffice; the
+-- very last is `N passed, N failed`.
 local host = require "atelier.host"
 local signal = require "posix.signal"
 local stdlib = require "posix.stdlib"
@@ -76,6 +77,7 @@ local function start(path)
 end
 
 local total = { passed = 0, failed = 0, skipped = 0 }
+local failures = {} -- texts: what each file that failed printed, but for its line of dots
 
 -- What a file printed is shown whole, but for its closing line; one that did not get that far has failed.
 local function collect(job, how, code)
@@ -83,11 +85,16 @@ local function collect(job, how, code)
   local body, passed, failed, skipped = text:match "^(.-)\n?(%d+) passed, (%d+) failed([^\n]*)\n$"
   local late = tonumber(failed) == 0 and code ~= 0
   if not passed or late then
-    io.stdout:write(text, job.path, (": did not end well (%s %s)\n"):format(how, code))
+    local whole = ("%s%s: did not end well (%s %s)\n"):format(text, job.path, how, code)
+    io.stdout:write(whole)
+    failures[#failures + 1] = "\n" .. whole:sub(-4000)
     total.failed = total.failed + 1
   end
   if passed then
     io.stdout:write(late and "" or body, late and "" or "\n")
+    if tonumber(failed) > 0 then
+      failures[#failures + 1] = ("\n%s%s\n"):format(job.path, body:match "\n.*$" or "")
+    end
     total.passed = total.passed + tonumber(passed)
     total.failed = total.failed + tonumber(failed)
     total.skipped = total.skipped + (tonumber(skipped:match "%d+") or 0)
@@ -117,6 +124,7 @@ if arg[1] and os.getenv "ATELIER_SPEC_FILE" == arg[1] then
   in_this_process(arg[1])
 else
   run_all(find_specs(arg[1] and arg or { "spec" }))
+  io.stdout:write(failures[1] and "\n== what failed\n" or "", table.concat(failures))
   io.stdout:write(("\n%d passed, %d failed"):format(total.passed, total.failed))
   io.stdout:write(total.skipped > 0 and (", %d skipped\n"):format(total.skipped) or "\n")
   return total.failed == 0 and total.passed > 0 and 0 or 1
