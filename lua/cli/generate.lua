@@ -47,12 +47,13 @@ local function enqueue(conn, device, template)
   return nil, ("generate: device %s: %s%s"):format(device, message, hint), REFUSALS[state] or state
 end
 
+local function tell_failure(job)
+  io.stderr:write(term.yellow "atelier: ", ("run %d failed: %s; again %s\n"):format(job.retry_count,
+    term.line(job.error_message), job.wait > 0 and "in " .. term.duration(job.wait * 1000) or "now"))
+end
+
 -- A run that failed for a reason that may pass is tried again when its backoff is over, and not before.
-local function wait_for_turn(conn, job, quiet)
-  if not quiet then
-    io.stderr:write(term.yellow "atelier: ", ("run %d failed: %s; again in %s\n"):format(job.retry_count,
-      term.line(job.error_message), term.duration(job.wait * 1000)))
-  end
+local function wait_for_turn(conn, job)
   local turn = clock.now() + job.wait
   repeat
     local _, message, code = conn:notifications(math.max(0.001, turn - clock.now()))
@@ -67,7 +68,7 @@ end
 local function finish(s, w, id, quiet)
   local conn = s.database
   assert(conn:listen "ate_jobs")
-  local deadline = clock.now() + 300
+  local deadline, told = clock.now() + 300, 0
   repeat
     local counts, message, code = w:drain(id)
     if not counts then
@@ -83,10 +84,16 @@ local function finish(s, w, id, quiet)
     elseif job.status == "failed" or job.status == "cancelled" then
       return nil, ("generate: the job %s: %s"):format(job.status, job.error_message), "failed"
     end
-    local ok
+    -- The backoff has full jitter: it may be over before this look at the job, and the run is told all the same.
+    local failed_again = job.status == "queued" and job.retry_count > told
+    if failed_again and not quiet then
+      tell_failure(job)
+    end
+    told = job.retry_count
+    local ok = true
     if job.status == "queued" and job.wait > 0 then
-      ok, message, code = wait_for_turn(conn, job, quiet)
-    else
+      ok, message, code = wait_for_turn(conn, job)
+    elseif not failed_again then
       ok, message, code = conn:notifications(1)
     end
     if not ok and message then
