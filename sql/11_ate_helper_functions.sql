@@ -505,11 +505,10 @@ create or replace trigger ate_license_updated after update on public.licenses
 -- Jobs that go back -------------------------------------------------------------------------------------------------
 
 -- Ends a run without a file. cost 1: the run counts against max_retries; 0: it does not. delay NULL: exponential
--- backoff with full jitter. The rows are locked by the caller. A row that may not go back, because a newer one is
--- queued, becomes cancelled. Gives the rows' new status.
+-- backoff with full jitter, 0.1 s at least: what may pass has not passed at once. The rows are locked by the caller. A
+-- row that may not go back, because a newer one is queued, becomes cancelled. Gives the rows' new status.
 create or replace function public.ate_put_back(queue_ids uuid[], cost integer, permanent boolean, delay interval,
-  code text,
-                                               message text)
+                                               code text, message text)
 returns table (queue_id uuid, status text)
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -533,7 +532,8 @@ begin
           status = next.status,
           retry_count = q.retry_count + case when next.status = 'queued' then cost else 0 end,
           run_after = case when next.status <> 'queued' then q.run_after else moment + coalesce(delay,
-            random() * least(interval '10 minutes', interval '2 seconds' * power(2, least(q.retry_count, 20)))) end,
+            greatest(interval '100 milliseconds',
+              random() * least(interval '10 minutes', interval '2 seconds' * power(2, least(q.retry_count, 20))))) end,
           lease_until = null, stage = null, updated_at = moment,
           finished_at = case when next.status = 'queued' then null else moment end,
           error_code = case when next.status = 'cancelled' then 'superseded' else code end,
@@ -1080,4 +1080,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '90fc052f6b3a44dcc53e981484ce5a01f5d571f58ff70000ec27d03553290153');
+select public.record_ate_migration('11_ate_helper_functions.sql', '17603ef4a92ccec710c8c062401e68e71bb8fab0e4697deee66abe58704d042f');
