@@ -57,6 +57,8 @@ local jobs = M.counter("atelier_jobs_total", "Jobs that ended in this process.",
 local job_seconds = M.histogram("atelier_job_seconds", "Time that a job's stage took.", { "stage" })
 local jail_runs = M.counter("atelier_jail_runs_total", "Bundles run in the jail.", { "verdict" })
 local storage_seconds = M.histogram("atelier_storage_seconds", "Time that the store took.", { "operation" })
+local damaged = M.counter("atelier_objects_damaged_total",
+  "Downloads that met an object whose bytes were not the file's.", { "store" })
 local build_info = M.gauge("atelier_build_info", "Always 1; the labels tell what runs.", { "version", "lua" })
 
 -- Methods are the caller's to invent; routes are ours.
@@ -107,6 +109,12 @@ end
 -- @tparam number seconds
 function M.storage(operation, seconds)
   storage_seconds:observe(seconds, { operation })
+end
+
+--- Counts a download that met a damaged object.
+-- @tparam string store "supabase", "s3" or "local"
+function M.damaged(store)
+  damaged:add(1, { store })
 end
 
 --- Takes an event of a worker (`on_event` of workflow.worker) to all families that it concerns.

@@ -190,7 +190,9 @@ alter table public.download_history
   add column if not exists reached_end boolean not null default true,
   -- Whose download it was stays true when the device is somebody else's. Not known yet in rows of before: those are its
   -- owner's, who sees them once the keeper has said so (14_ate_keeper.sql). Here that would take too long.
-  add column if not exists user_id uuid;
+  add column if not exists user_id uuid,
+  -- Why the service itself cut it, where it did.
+  add column if not exists reason text;
 create index if not exists download_history_device on public.download_history (device_id, created_at desc);
 create index if not exists download_history_file on public.download_history (ate_file_id);
 
@@ -489,4 +491,4 @@ comment on table public.download_history is 'A row per download response';
 comment on table public.file_generation_queue is 'Jobs to do, being done and done lately';
 comment on table public.file_generation_history is 'Finished jobs that have left the queue';
 comment on table public.ate_workers is 'Each start of a worker, and whether it lives';
-select public.record_ate_migration('10_ate_file_system.sql', 'e5f30bbd508ff6d25123d4e8d80196597daf81f32d9364369ead8d99af774744');
+select public.record_ate_migration('10_ate_file_system.sql', '0c4cb1b0b35f36ee3548e9a0eebccf0949b3cbd60272f518ebcd1ec79a9f0b1c');

@@ -236,12 +236,12 @@ declare
 begin
   with given as (
     insert into public.download_history (id, ate_file_id, device_id, user_id, download_ip, user_agent, status,
-      bytes_downloaded, reached_end, created_at)
+      bytes_downloaded, reached_end, reason, created_at)
     select g.id, f.id, f.device_id,
       coalesce(g.person, (select d.user_id from public.devices d where d.id = f.device_id)), g.ip, g.agent, g.status,
-      g.bytes, g.reached_end, moment - g.age * interval '1 second'
+      g.bytes, g.reached_end, g.reason, moment - g.age * interval '1 second'
     from jsonb_to_recordset(ate_log_downloads.entries) as g (id uuid, file uuid, person uuid, ip inet, agent text,
-      status text, bytes bigint, reached_end boolean, age float8)
+      status text, bytes bigint, reached_end boolean, reason text, age float8)
       join public.ate_files f on f.id = g.file
     where g.file = any (files)
     on conflict (id) do nothing
@@ -494,4 +494,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('13_ate_api.sql', '05fc0824b98c4064079a7b5cea524c99212d74da42c55f380238efc6f74080b7');
+select public.record_ate_migration('13_ate_api.sql', 'b7dc7f07239f419ee79fd57e95caf34340cfa2dda09326c9b9b709f77860ebfc');

@@ -2,8 +2,8 @@
 --
 -- Every request is judged anew, whoever asked a moment ago: by the database, as the user. Owns the answer's head, which
 -- object is opened for it, and what is noted once the answer is over. Bytes go from the store's file to the socket; an
--- object whose size differs from the row's is none. A row of download_history is for a response that carries bytes of
--- a file (200 or 206 to a GET): others are answers about a file.
+-- object whose size or hash differs from the row's is none. A row of download_history is for a response that carries
+-- bytes of a file (200 or 206 to a GET): others are answers about a file.
 -- @module api.download
 local crypto = require "atelier.crypto"
 local conditional = require "api.conditional"
@@ -12,6 +12,7 @@ local httpd = require "atelier.httpd"
 local json = require "atelier.json"
 local link = require "api.link"
 local log = require "log"
+local metrics = require "metrics"
 local object = require "api.object"
 local problem = require "api.problem"
 local schema = require "api.schema"
@@ -94,12 +95,12 @@ end
 -- is read once more before a loss is believed.
 local function open_current(call, found)
   local store = call.app.store
-  local opened, fault, message, seconds = object.open(store, found.file_path, found.file_size)
+  local opened, fault, message, seconds = object.open(store, found.file_path, found.file_size, found.checksum)
   if not opened and fault ~= "store" then
     local again = look_up(call)
     if again and again.verdict == "ok" and again.file_path ~= found.file_path then
       found = again
-      opened, fault, message, seconds = object.open(store, found.file_path, found.file_size)
+      opened, fault, message, seconds = object.open(store, found.file_path, found.file_size, found.checksum)
     end
   end
   if opened then
@@ -137,9 +138,31 @@ local function note_completion(call, found, offset, length)
   local ip = headers["x-forwarded-for"] and app:client(call.request) or call.request.peer
   call.on_complete = function(info)
     app.downloads:add { file = found.ate_file_id, user = user, ip = ip, agent = headers["user-agent"],
-      status = info.finished and "completed" or "failed", bytes = info.bytes_sent,
+      status = info.finished and "completed" or "failed", bytes = info.bytes_sent, reason = call.fault,
       reached_end = info.finished and offset + length == found.file_size }
   end
+end
+
+-- The bytes are not the file's: it is built anew. An answer that has begun is cut before its last piece.
+local function stop_damaged(call, found, message)
+  local note = call.on_complete
+  log.error("an object is damaged", { request = call.id, file = found.ate_file_id, key = found.file_path,
+    store = call.app.store.kind, reason = message })
+  metrics.damaged(call.app.store.kind)
+  if not call.is_answered then
+    call.on_complete = nil
+    return answer_later(call, found, "object_missing")
+  end
+  call.fault = "object_damaged"
+  call.on_complete = function(info)
+    local ok, why = pcall(queue, call, found)
+    if not ok then
+      log.warn("a damaged file is not queued", { request = call.id, file = found.ate_file_id,
+        reason = problem.is(why) and why.message or why })
+    end
+    note(info)
+  end
+  error("the object is damaged", 0)
 end
 
 local function send(call, found, opened, status, offset, length)
@@ -151,7 +174,9 @@ local function send(call, found, opened, status, offset, length)
     note_completion(call, found, offset, length)
   end
   local ok, message, code, seconds = opened:send(call, { status = status, headers = headers }, offset, length)
-  if not ok and code ~= "closed" then
+  if not ok and code == "damaged" then
+    return stop_damaged(call, found, message)
+  elseif not ok and code ~= "closed" then
     call.on_complete = nil
     log.error("an object cannot be sent", { request = call.id, file = found.ate_file_id, reason = message })
     refuse_unreadable(call, seconds)
@@ -177,7 +202,7 @@ local function serve(call, found)
     call:refuse(416, "range_not_satisfiable", "the file ends before that", {
       headers = { ["Content-Range"] = "bytes */" .. found.file_size, ["Accept-Ranges"] = "bytes" } })
   else
-    send(call, found, opened, status, offset, length)
+    return send(call, found, opened, status, offset, length)
   end
 end
 

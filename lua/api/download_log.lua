@@ -42,14 +42,15 @@ end
 -- The row is not going to be in the database: here it stands.
 local function give_up(entry, reason)
   log.error("a download was not recorded", { file = entry.file, user = entry.user, status = entry.status,
-    bytes = entry.bytes, ip = entry.ip, agent = entry.agent, entry = entry.id, reason = reason })
+    bytes = entry.bytes, ip = entry.ip, agent = entry.agent, entry = entry.id, fault = entry.reason, reason = reason })
 end
 
 local function encode(entries)
   local list, now = {}, httpd.now()
   for i, entry in ipairs(entries) do
     list[i] = { id = entry.id, file = entry.file, person = entry.user, ip = entry.ip, agent = entry.agent,
-      status = entry.status, bytes = entry.bytes, reached_end = entry.reached_end, age = math.max(0, now - entry.at) }
+      status = entry.status, bytes = entry.bytes, reached_end = entry.reached_end, reason = entry.reason,
+      age = math.max(0, now - entry.at) }
   end
   return pg.json(json.array(list))
 end
@@ -107,7 +108,8 @@ function Turn:__close()
 end
 
 --- Takes an entry, and writes, unless somebody does already. Returns when it is written or somebody else's task.
--- @tparam table entry `file` (UUID), `ip`, `agent`, `status` ("completed" or "failed"), `bytes`, `reached_end`, `user`
+-- @tparam table entry `file` (UUID), `ip`, `agent`, `status` ("completed" or "failed"), `bytes`, `reached_end`,
+--   `user`; `reason` where it was this service that cut it
 function Log:add(entry)
   entry.id, entry.at, entry.agent = uuid(), httpd.now(), clean(entry.agent)
   if self.last - self.first + 1 >= self.most then

@@ -6,7 +6,7 @@ local schema = require "api.schema"
 
 local HISTORY = [[
 select h.id::text, h.ate_file_id::text, split_part(f.file_path, '/', 2) as device_hash, h.status,
-  h.bytes_downloaded as bytes, h.reached_end, host(h.download_ip) as ip, h.user_agent, h.created_at
+  h.bytes_downloaded as bytes, h.reached_end, h.reason, host(h.download_ip) as ip, h.user_agent, h.created_at
 from public.download_history h left join public.ate_files f on f.id = h.ate_file_id
 where ($1::timestamptz is null or (h.created_at, h.id) < ($1::timestamptz, $2::uuid))
   and ($3::uuid is null or h.ate_file_id = $3::uuid)
@@ -26,6 +26,8 @@ local ITEM = { type = "object", properties = {
   status = { type = "string", enum = { "completed", "failed" } },
   bytes = { type = "integer", description = "Bytes that the client's side received." },
   reached_end = { type = "boolean", description = "Whether it ended with the file's last byte." },
+  reason = { type = "string", nullable = true,
+    description = "Why the service cut it: `object_damaged`, and the file is built anew." },
   ip = { type = "string", nullable = true }, user_agent = { type = "string", nullable = true },
   created_at = schema.time(),
 } }

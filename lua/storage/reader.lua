@@ -1,5 +1,6 @@
 --- An object of a remote store, read in pieces as a file is read: each piece is a request of its own, so that memory
--- stays small, and all must be of one and the same object. `reader.size` is its size in bytes.
+-- stays small, and all must be of one and the same object. `reader.size` is its size in bytes, and `reader.sha256`,
+-- where the store tells it, what its metadata says of its hash: nobody has compared that with the bytes.
 -- @module storage.reader
 local M = {}
 local Reader = {}
@@ -53,11 +54,12 @@ Reader.__close = Reader.close
 
 --- A reader.
 -- @tparam function fetch (from, to, etag) → {data, etag, size} | nil, message, code, seconds
--- @tparam table found `size` and, where it is known, `etag`
+-- @tparam table found `size` and, where they are known, `etag` and `sha256`
 -- @tparam string key
 -- @treturn table reader
 function M.new(fetch, found, key)
-  return setmetatable({ fetch = fetch, key = key, at = 0, size = found.size, etag = found.etag }, Reader)
+  return setmetatable({ fetch = fetch, key = key, at = 0, size = found.size, etag = found.etag,
+    sha256 = found.sha256 }, Reader)
 end
 
 return M

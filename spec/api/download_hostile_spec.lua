@@ -45,7 +45,7 @@ end
 
 local function history(count)
   return await(count .. " rows of history", function()
-    local rows = query([[select status, bytes_downloaded as bytes, reached_end, host(download_ip) as ip
+    local rows = query([[select status, bytes_downloaded as bytes, reached_end, reason, host(download_ip) as ip
       from download_history order by created_at, id]])
     return #rows >= count and rows
   end)
@@ -406,6 +406,82 @@ describe("a download from a remote store", function()
         { answer.status, answer.json.code, answer.headers["retry-after"] })
     end
     assert.is_true(BYTES == ask_for_patience(3, 2).body)
+  end)
+
+  -- What a store may do to an object without telling: another byte, the same size, hash and tag.
+  local function rot(at)
+    assert.equal(200, http.request { method = "POST", url = url .. "/rot",
+      body = ('{"name":"%s","at":%d}'):format(file.file_path, at) }.status)
+  end
+
+  local function jobs()
+    return query("select count(*)::int as n from file_generation_queue where status = 'queued'")[1].n
+  end
+
+  for _, case in ipairs { { "its first piece", 3500000, 17 }, { "its middle", 3500000, 2000000 },
+    { "its last byte", 3500000, 3499999 }, { "the last byte of its last whole piece", 3 << 20, (3 << 20) - 1 } } do
+    it("is cut before its end when the store has another byte in " .. case[1], function()
+      remote(case[2])
+      query "delete from file_generation_queue"
+      rot(case[3])
+      local client, part = begin(1000)
+      local rest, left = client:take(#BYTES - #part)
+      assert.is_nil(rest)
+      assert.is_true(#part + #left < #BYTES)
+      client:close()
+      local row = history(1)[1]
+      assert.same({ "failed", false, "object_damaged" }, { row.status, row.reached_end, row.reason })
+      assert.is_true(row.bytes < #BYTES)
+      assert.equal(0, downloads())
+      assert.equal(1, jobs())
+      assert.matches(('an object is damaged.-%s.-store="?supabase'):format(file.id:gsub("%p", "%%%0")), service:log())
+      -- Nothing more of it is given, not even what a client may ask for to go on.
+      for _, range in ipairs { "bytes=0-", ("bytes=%d-"):format(#part + #left), "bytes=0-9" } do
+        local answer = service:get(path, { token = token, headers = { Range = range } })
+        assert.same({ 202, "object_missing" }, { answer.status, answer.json.reason })
+      end
+      assert.equal(1, jobs())
+      assert.equal(1, #history(1))
+    end)
+  end
+
+  it("is not begun where it is short enough to be known as damaged, and is queued", function()
+    remote(100000)
+    query "delete from file_generation_queue"
+    rot(99999)
+    local answer = service:get(path, { token = token })
+    assert.same({ 202, "object_missing" }, { answer.status, answer.json.reason })
+    assert.equal(1, jobs())
+    assert.equal(0, #history(0))
+    local metrics = service:get "/metrics"
+    assert.matches('atelier_objects_damaged_total{[^}]*store="supabase"[^}]*} 1', metrics.body)
+    -- The next one is served: it has another key.
+    BYTES = crypto.random(100000)
+    local store <close> = assert(require "storage".open(service.config))
+    local key = file.file_path:gsub("_[^_]*$", "_next.ate")
+    assert(store:wait((assert(store:put(key, { BYTES }, {})))))
+    query("update ate_files set file_path = $2, checksum = $3 where id = $1::uuid",
+      { file.id, key, crypto.hex(crypto.sha256(BYTES)) })
+    assert.is_true(BYTES == service:get(path, { token = token }).body)
+  end)
+
+  it("is cut also where the whole was asked for as a range", function()
+    remote(3000000)
+    rot(2999999)
+    local client, part = begin(1000, nil, "Range: bytes=0-\r\n")
+    local rest, left = client:take(#BYTES - #part)
+    assert.is_nil(rest)
+    assert.is_true(#part + #left < #BYTES)
+    client:close()
+    assert.equal("object_damaged", history(1)[1].reason)
+  end)
+
+  it("is queued where the store itself says that the hash is another one", function()
+    remote(5000)
+    query("update ate_files set checksum = $2 where id = $1::uuid", { file.id, ("0"):rep(64) })
+    local head = service:request("HEAD", path, { token = token })
+    assert.equal(202, head.status)
+    assert.equal(202, service:get(path, { token = token, headers = { Range = "bytes=0-9" } }).status)
   end)
 
   it("is queued when its object is gone, or is another one", function()

@@ -1,7 +1,7 @@
 // A strict stand-in for the storage server of Supabase, in memory: what its real answers were recorded to be, and no
 // more. Usage: node supabase_storage.mjs KEY; prints its port. Faults are ordered with POST /fault {times, …}, each for
 // the next matching requests: {method, status, body, headers, cut (bytes read before the connection is reset), silent,
-// held (it is answered after POST /calm)}.
+// held (it is answered after POST /calm)}. POST /rot {name, at} changes a byte of an object, and nothing else of it.
 import http from "node:http";
 import crypto from "node:crypto";
 
@@ -145,6 +145,14 @@ function fill({ bucket, prefix, count }) {
   }
 }
 
+// A byte changes where it lies: all that is known of the object stays.
+function rot({ name, at }) {
+  for (const bucket of buckets.values()) {
+    const object = bucket.objects.get(name);
+    if (object) object.body[at] ^= 1;
+  }
+}
+
 function control(req, res, body) {
   if (req.url === "/fault") faults.push(JSON.parse(body));
   if (req.url === "/calm") {
@@ -154,6 +162,7 @@ function control(req, res, body) {
   if (req.url === "/limit") buckets.forEach((b) => (b.limit = Number(body)));
   if (req.url === "/drop-buckets") buckets.clear();
   if (req.url === "/fill") fill(JSON.parse(body));
+  if (req.url === "/rot") rot(JSON.parse(body));
   if (req.url === "/end") process.exit(0);
   answer(res, { seen: seen.splice(0), buckets: [...buckets.values()].map((b) => ({ name: b.name, public: b.public,
     objects: b.objects.size })) });
@@ -166,7 +175,7 @@ function due(req) {
   return fault;
 }
 
-const CONTROL = ["/fault", "/fill", "/calm", "/limit", "/drop-buckets", "/seen", "/end"];
+const CONTROL = ["/fault", "/fill", "/rot", "/calm", "/limit", "/drop-buckets", "/seen", "/end"];
 const server = http.createServer((req, res) => {
   const fault = CONTROL.includes(req.url) ? null : due(req);
   const parts = [];
