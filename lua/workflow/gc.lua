@@ -43,10 +43,12 @@ end
 --- Reconciles.
 -- @tparam table options ask(sql, params) → rows | nil, message, code; store, config; dry_run; grace in seconds; force
 --   (delete also where most objects have no row);
---   optional: on_progress(objects met), pause() between two pages
+--   optional: on_progress(objects met, files read), pause() between two pages, on_read(bytes) (its presence has the
+--   bytes of each file read and their hash compared; called for each piece)
 -- @treturn[1] table orphans (keys without a row that were, or would be, deleted), missing (keys of rows whose object is
 --   not there or damaged), of these requeued (keys: built anew, or would be) and not_entitled (list of {key, reason}:
---   their devices may not have them), unfinished (number of temporary files removed), staging
+--   their devices may not have them), unfinished (number of temporary files removed), staging, verified (number of
+--   files whose bytes were read)
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
@@ -56,7 +58,7 @@ function M.run(options)
   local result = { orphans = {}, missing = {}, requeued = {}, not_entitled = {}, unfinished = 0, staging = 0 }
   local paths = {}
   local self = sweep.new { store = options.store, config = config, ask = options.ask, batches = 1, settle = 0,
-    force = options.force, on_lost = function(id, reason)
+    force = options.force, on_read = options.on_read, on_lost = function(id, reason)
       table.insert(reason and result.not_entitled or result.requeued,
         reason and { key = paths[id], reason = reason } or paths[id])
     end }
@@ -67,15 +69,21 @@ function M.run(options)
       return 0
     end
   end
+  local met = 0
+  local function tell()
+    if options.on_progress then
+      options.on_progress(met, self.verified)
+    end
+  end
+  self.on_turn = tell
   while self.pass < 3 do
     local count, cleared, code = self:orphans()
     if not count then
       return nil, cleared, code
     end
     result.unfinished = result.unfinished + cleared
-    if options.on_progress then
-      options.on_progress(self.known + self.unknown)
-    end
+    met = math.max(met, self.known + self.unknown)
+    tell()
     pause()
   end
   repeat
@@ -85,6 +93,7 @@ function M.run(options)
     end
     pause()
   until self.looked_for == FIRST_ID
+  result.verified = self.verified
   result.staging = dry_run and 0 or self:staging()
   return result
 end

@@ -5,6 +5,7 @@
 -- memory: a new keeper begins anew. Knows no schedule.
 -- @module workflow.sweep
 local clock = require "clock"
+local hash = require "storage.hash"
 local json = require "atelier.json"
 local log = require "log"
 local pg = require "atelier.pg"
@@ -36,7 +37,8 @@ local FIRST_ID = "00000000-0000-0000-0000-000000000000"
 -- @tparam table options store, config; ask(sql, params) → rows | nil, message, code; batches (pages of the store in a
 --   call); optional: heads (files looked for in a call, 200), settle (seconds between two looks, 600), force (delete
 --   also where most objects have no row), on_turn() (called now and then amid what takes long), on_lost(id, reason)
---   (called for each file without its object; with a reason when it is not built anew)
+--   (called for each file without its object; with a reason when it is not built anew), on_read(bytes) (its presence
+--   has the bytes of each file read and their hash compared; called for each piece)
 -- @treturn table sweep
 function M.new(options)
   return setmetatable({
@@ -49,6 +51,8 @@ function M.new(options)
     force = options.force,
     on_turn = options.on_turn or function() end,
     on_lost = options.on_lost or function() end,
+    on_read = options.on_read,
+    verified = 0, -- files whose bytes were read
     looked_for = FIRST_ID, -- files up to this are
     suspects = {}, -- objects without a row: key → {met first at, in which pass, met last in which pass}
     suspect_count = 0,
@@ -208,6 +212,36 @@ local function is_damaged(found, row)
   return found.size ~= row.size or found.sha256 ~= nil and found.sha256 ~= row.checksum
 end
 
+-- What a read may end with that tells of this object alone.
+local OF_OBJECT = { not_found = true, corrupt = true, unreadable = true }
+
+-- Whether the bytes are those that were recorded; nil, message, code when that cannot be known now.
+function Sweep:verify(row)
+  local found, message, code = hash.of(self.store, row.file_path, self.on_read)
+  if not found and not OF_OBJECT[code] then
+    return nil, message, code
+  end
+  self.verified = self.verified + 1
+  if found ~= row.checksum then
+    log.warn("object damaged", { key = row.file_path, reason = message or "its bytes have SHA-256 " .. found })
+  end
+  return found == row.checksum
+end
+
+-- Whether the object of a row is there, and is the file as far as that is asked for; nil, message, code as of `verify`.
+function Sweep:is_whole(row)
+  local found, message, code = self.store:head(row.file_path)
+  if not found and code ~= "not_found" and code ~= "bad_key" then
+    return nil, message, code
+  elseif not found or is_damaged(found, row) then
+    return false
+  end
+  if self.on_read then
+    return self:verify(row)
+  end
+  return true
+end
+
 --- Looks for the objects of the next files: what is missing or damaged is built anew for a device that is entitled.
 -- @treturn[1] integer number of files without their object
 -- @return[2] nil
@@ -223,10 +257,10 @@ function Sweep:missing()
     if i % HEADS_A_TURN == 0 then
       self.on_turn()
     end
-    local found, problem, why = self.store:head(row.file_path)
-    if not found and why ~= "not_found" and why ~= "bad_key" then
+    local is_whole, problem, why = self:is_whole(row)
+    if is_whole == nil then
       return nil, problem, why
-    elseif not found or is_damaged(found, row) then
+    elseif not is_whole then
       lost[#lost + 1] = row
     end
   end

@@ -1,5 +1,7 @@
 local contract = require "spec.storage.contract"
 local gc = require "workflow.gc"
+local json = require "atelier.json"
+local unistd = require "posix.unistd"
 local utime = require "posix.utime"
 local worlds = require "spec.workflow.support.world"
 
@@ -19,6 +21,7 @@ describe("workflow.gc", function()
   local function run(options)
     options = options or {}
     return gc.run { store = world.store, config = world.config, grace = 600, dry_run = options.dry_run, force = options.force,
+      on_read = options.on_read,
       ask = function(sql, params) return world.conn:query(sql, params) end }
   end
 
@@ -90,6 +93,57 @@ describe("workflow.gc", function()
     assert.equal(114, #world:keys())
     assert.equal(110, #assert(run { force = true }).orphans)
     assert.equal(4, #world:keys())
+  end)
+
+  it("finds a changed byte by reading, when told to, and has that file built anew", function()
+    local path = world.store.root .. "/" .. world:file("D0003").file_path
+    local file = assert(io.open(path, "r+b"))
+    file:seek("set", 200)
+    local byte = file:read(1)
+    file:seek("set", 200)
+    file:write(string.char(byte:byte() ~ 1))
+    file:close()
+    assert.same({}, assert(run()).missing)
+    for _, dry_run in ipairs { true, false } do
+      local bytes = 0
+      local result = assert(run { dry_run = dry_run, on_read = function(n) bytes = bytes + n end })
+      assert.same({ world:file("D0003").file_path }, result.missing)
+      assert.same(result.missing, result.requeued)
+      assert.equal(4, result.verified)
+      assert.equal(world:value "select sum(file_size_bytes)::int from ate_files", bytes)
+      assert.equal(dry_run and 0 or 1, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
+    end
+    world:worker():drain()
+    world:open "D0003"
+    assert.same({}, assert(run { on_read = function() end }).missing)
+  end)
+
+  it("does not take what it may not read for damaged", function()
+    local path = world.store.root .. "/" .. world:file("D0002").file_path
+    assert(os.remove(path))
+    assert(unistd.link(path, path, true)) -- leads to itself: it cannot be opened, and that is no news of its bytes
+    local none, message, code = run { on_read = function() end }
+    assert.is_nil(none)
+    assert.matches("D0002", message)
+    assert.equal("io", code)
+    assert.equal(0, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
+  end)
+
+  it("reads with the command, too, and says so", function()
+    local path = world.store.root .. "/" .. world:file("D0001").file_path
+    local size = world:file("D0001").file_size_bytes
+    assert(os.execute(("head -c %d /dev/zero >'%s'"):format(size, path)))
+    local process = world:start("gc", "--verify", "--json", "--read-rate", "1000")
+    assert.equal(0, process.wait(), process.errors())
+    local result = assert(json.decode(process.output()))
+    assert.equal(4, result.verified)
+    assert.same({ world:file("D0001").file_path }, result.requeued)
+    process = world:start("gc", "--verify", "--dry-run")
+    assert.equal(0, process.wait(), process.errors())
+    assert.matches("would be built anew: generated/D0001/", process.output(), 1, true)
+    assert.matches("the bytes of 4 files were read", process.output(), 1, true)
+    process = world:start("gc", "--verify", "--read-rate", "0")
+    assert.equal(2, process.wait())
   end)
 
   it("says that the store cannot be listed", function()
