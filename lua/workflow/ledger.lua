@@ -30,6 +30,7 @@ local RENEW = "select renew_ate_lease($1, $2::interval) as renewed"
 local RECORDED = [[select id as ate_file_id from ate_files where device_id = $1 and file_path = $2
   union all select ate_file_id from ate_file_versions where device_id = $1 and file_path = $2]]
 
+local SECONDS <const> = "%g seconds"
 local DATABASE_TRIES = 5 -- of a transaction that another one stood in the way of
 
 -- Names one start of a worker, or one session of it, never again: the queue tells the dead from the living by it.
@@ -72,10 +73,6 @@ function Ledger:ask(statements)
   end
 end
 
-local function seconds(n)
-  return ("%g seconds"):format(n)
-end
-
 --- Notes that all that is held was claimed just now.
 function Ledger:lease_is_fresh()
   self.renew_at = clock.now() + self.config.worker_lease / 3
@@ -87,7 +84,7 @@ function Ledger:keep_lease(extra)
   self.on_turn(extra)
   if extra or clock.now() > self.renew_at then
     self:lease_is_fresh()
-    self:ask { { RENEW, { self.id, seconds(self.config.worker_lease + (extra or 0)) } } }
+    self:ask { { RENEW, { self.id, SECONDS:format(self.config.worker_lease + (extra or 0)) } } }
   end
 end
 
@@ -243,7 +240,7 @@ end
 -- @treturn[2] string code
 function Ledger:exchange(want, only)
   self.on_turn()
-  local claim = want > 0 and { CLAIM, { self.id, want, seconds(self.config.worker_lease), only or json.null },
+  local claim = want > 0 and { CLAIM, { self.id, want, SECONDS:format(self.config.worker_lease), only or json.null },
     name = "ate_claim" } or nil
   local jobs, message, code = self:complete(self.stored, claim)
   if not jobs and #self.stored > 0 and not failure.is_transient(code) then
@@ -277,15 +274,17 @@ function Ledger:resume(conn, former)
   return ok and true, message, code
 end
 
---- Hands back what this worker (or its former self) holds, at no cost to the jobs' retries.
--- @tparam[opt] string id
+--- Hands back what is held under a name, at no cost to the jobs' retries.
+-- @tparam[opt] string id this worker's, and its former one's where a try to hand back failed, unless given
 -- @treturn[1] integer number handed back
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code
 function Ledger:release(id)
-  local results, message, code = self:ask { { RELEASE, { id or self.id } } }
-  return results and results[1][1].released, message, code
+  local former = not id and self.former or json.null -- nothing is held under no name
+  local results, message, code = self:ask { { RELEASE, { id or self.id } }, { RELEASE, { former } } }
+  self.former = (id or not results) and self.former or nil
+  return results and results[1][1].released + results[2][1].released, message, code
 end
 
 --- Gives up all that is stored.

@@ -15,6 +15,7 @@ Outbox.__index = Outbox
 
 local STORE_SECONDS = 300 -- until a file that the store does not confirm is given up
 local ABANDON_SECONDS = 5 -- for all that is under way when nobody will complete it
+local LOOK_SECONDS = 1    -- between two looks whether there is still time for it
 local SLOW = 0.05         -- seconds after which live views are told what takes so long
 local MOST = 192          -- files under way: a store's pool takes 256, and 100 ms at 1,500 a second are 150
 local MOST_BYTES = 64 << 20 -- of files that are in memory
@@ -36,7 +37,19 @@ function M.new(options)
     large = 0,   -- of `sent`, those that are in a folder
     taken = 0,   -- files that the store has taken so far
     late = {}, -- given up by us, but not yet by the store
+    leave_at = math.huge, end_at = math.huge, -- see `hurry`
   }, Outbox)
+end
+
+--- There is only so much time left: then what the store has not confirmed is left as it is, for `abandon`.
+-- @tparam number seconds for all, `abandon` included
+function Outbox:hurry(seconds)
+  self.end_at = clock.now() + seconds
+  self.leave_at = self.end_at - math.min(ABANDON_SECONDS, seconds / 2)
+end
+
+local function is_to_leave(self)
+  return clock.now() >= self.leave_at
 end
 
 local function weigh(self, item, sign)
@@ -76,12 +89,9 @@ function Outbox:await(item)
   if code == "timeout" then
     self.progress:tell(item.job, "storing")
   end
-  while code == "timeout" and clock.now() < deadline do
+  while code == "timeout" and clock.now() < deadline and not is_to_leave(self) do
     self.queue:keep_lease()
-    ok, message, code = self.store:wait(ticket, self.config.worker_lease / 3)
-  end
-  if code == "timeout" then
-    self.late[#self.late + 1] = item.artifact
+    ok, message, code = self.store:wait(ticket, math.min(self.config.worker_lease / 3, LOOK_SECONDS))
   end
   return ok, message, code
 end
@@ -116,7 +126,7 @@ local function conclude(self, item, ok, message, code)
 end
 
 --- Waits until the store has the `count` files that were sent first; what it refused fails. Where that is none of
--- the job's doing, it is left as it is, and is among the suspects.
+-- the job's doing, it is left as it is, and is among the suspects. Fewer when there is no time left, see `hurry`.
 -- @tparam integer count
 -- @treturn[1] boolean true
 -- @return[2] nil: the session with the database is over
@@ -125,8 +135,14 @@ end
 function Outbox:settle(count)
   self:sweep_late()
   for _ = 1, count do
-    local item = take(self, 1)
-    local ok, message, code = conclude(self, item, self:await(item))
+    local item = self.sent[1]
+    local ok, message, code = self:await(item)
+    if code == "timeout" and is_to_leave(self) then
+      break
+    elseif code == "timeout" then
+      self.late[#self.late + 1] = item.artifact
+    end
+    ok, message, code = conclude(self, take(self, 1), ok, message, code)
     if not ok then
       return nil, message, code
     end
@@ -147,7 +163,8 @@ function Outbox:tend()
       return nil, message, code
     end
   end
-  while #self.sent > 1 and (#self.sent > MOST or self.bytes > MOST_BYTES or self.large > MOST_LARGE) do
+  while #self.sent > 1 and (#self.sent > MOST or self.bytes > MOST_BYTES or self.large > MOST_LARGE)
+    and not is_to_leave(self) do
     local ok, message, code = self:settle(1)
     if not ok then
       return nil, message, code
@@ -159,7 +176,7 @@ end
 --- Nothing will complete these any more: they go as soon as they have arrived. All together have a few seconds, for a
 -- store that does not answer must not keep jobs from going back; what arrives after that is left to the store's sweep.
 function Outbox:abandon()
-  local deadline = clock.now() + ABANDON_SECONDS
+  local deadline = math.min(clock.now() + ABANDON_SECONDS, self.end_at)
   for _, item in ipairs(self.sent) do
     self.queue.on_turn(ABANDON_SECONDS)
     local _, _, code = self.store:wait(item.artifact.ticket, math.max(deadline - clock.now(), 0))

@@ -4,11 +4,12 @@
 -- what has arrived there meanwhile and claim more in one transaction. So the store is busy while the processor is, the
 -- time that an answer takes costs nothing, and a batch costs one commit.
 --
--- Owns the order of things, signals and the way back to a lost database. What the queue is told is workflow.ledger's,
--- what people are told is workflow.progress's.
+-- Owns the order of things and signals. What the queue is told is workflow.ledger's, what people are told is
+-- workflow.progress's, the way back to a lost database workflow.comeback's.
 -- @module workflow.worker
-local backoff = require "workflow.backoff"
 local breaker = require "workflow.breaker"
+local clock = require "clock"
+local comeback = require "workflow.comeback"
 local express = require "workflow.express"
 local generate = require "workflow.generate"
 local guarded = require "workflow.guarded"
@@ -57,7 +58,9 @@ function M.new(options)
     outbox = outbox.new { store = options.store, config = options.config, queue = queue, progress = told,
       suspects = doubted },
     batch = math.min(options.config.worker_batch, BATCH_LIMIT),
-    pauses = 0,
+    drain_time = options.config.drain_time,
+    holds = false, -- jobs, as far as is known
+    pauses = 0, -- tries to reach the database since it failed
     stopping = false,
   }, Worker)
 end
@@ -156,6 +159,7 @@ function Worker:work(only)
   while jobs do
     local ok
     local claimed = #jobs
+    self.holds = self.holds or claimed > 0
     self.progress:claimed(jobs)
     ok, message, code = self:build(self.express:order(jobs))
     -- A full batch suggests more work: its files may travel meanwhile. Else everything is finished now.
@@ -199,6 +203,7 @@ end
 function Worker:drain(only)
   self.suspects.problem = nil
   local counts, message, code = self:work(only)
+  self.holds = self.holds and (self.stopping or not counts)
   local problem = self.breaker:is_open() or self.suspects.problem
   if counts and problem then
     return nil, problem.message, problem.code
@@ -219,6 +224,7 @@ function Worker:attend()
   local ok, message, code = self.idle:begin(conn)
   while ok and not self.stopping do
     ok, message, code = self:work()
+    self.holds = self.holds and (self.stopping or not ok)
     if ok and not self.stopping then
       self.pauses = 0
       ok, message, code = self.idle:wait(conn)
@@ -235,23 +241,8 @@ function Worker:resume(conn, former)
     ok, message, code = self.queue:resume(conn, former)
   end
   self.suspects:forget()
+  self.holds = self.holds and not ok
   return ok, message, code
-end
-
-function Worker:reconnect()
-  local former = self.queue.id
-  while not self.stopping do
-    self.pauses = self.pauses + 1
-    backoff.wait(self.pauses, self, self.queue.on_turn)
-    local ok, message, code = self.connect()
-    if ok then
-      ok, message, code = self:resume(ok, former)
-    end
-    if ok then
-      return log.info("database reached again", { worker_id = self.queue.id })
-    end
-    log.warn("database not reached", { reason = message, code = code })
-  end
 end
 
 --- Works the queue until `stop`: at once when a job is announced, and now and then in case an announcement was lost
@@ -269,14 +260,19 @@ function Worker:serve()
       return nil, message, code
     elseif not ok then
       log.error("database failed", { reason = message, code = code })
-      self:reconnect()
+      comeback.reconnect(self)
     end
   end
   return self.queue.counts
 end
 
---- Asks the loop to end: what is stored is completed, what is not built is handed back.
+--- Asks the loop to end: what is stored is completed, what is not built is handed back. What a store or the database
+-- keeps waiting for longer than the time to drain is handed back, too: whoever is killed while he waits, pays.
 function Worker:stop()
+  if not self.stopping then
+    self.stop_at = clock.now() + self.drain_time
+    self.outbox:hurry(self.drain_time)
+  end
   self.stopping = true
 end
 
@@ -287,10 +283,7 @@ end
 -- @treturn[2] string code
 function Worker:release()
   self:abandon()
-  if self.queue:is_lost() then
-    return 0
-  end
-  return self.queue:release()
+  return comeback.release(self)
 end
 
 return M

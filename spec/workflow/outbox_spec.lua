@@ -50,6 +50,27 @@ describe("files on their way to the store", function()
     server:stop()
   end)
 
+  it("go back at no cost when the time to drain is over before the store has answered", function()
+    local server = stand_in.start()
+    world = worlds.new { config = { storage = "supabase", supabase_url = server.url, drain_time = 2, worker_batch = 4,
+      supabase_service_role_key = stand_in.KEY } }
+    world:customers(4)
+    server:control("/fault", { times = 1000, silent = true })
+    local w, built = nil, 0
+    w = world:worker { on_event = function(event)
+      built = built + (event == "building" and 1 or 0)
+      if built == 3 then
+        w:stop()
+      end
+    end }
+    assert.equal(0, assert(w:drain()).completed)
+    assert.equal(3, w.outbox:count())
+    assert.equal(4, assert(w:release()))
+    assert.equal(4, world:value [[select count(*)::int from file_generation_queue
+      where status = 'queued' and retry_count = 0 and error_code = 'released']])
+    server:stop()
+  end)
+
   it("are few where they are large", function()
     world = worlds.new { config = { worker_batch = 8 } }
     world:template { manifest = { version = "2.0.0", file_structure = json.array {

@@ -2,6 +2,7 @@
 local json = require "atelier.json"
 local pg = require "atelier.pg"
 local program = require "spec.support.program"
+local signal = require "posix.signal"
 local storage = require "storage"
 local worlds = require "spec.workflow.support.world"
 
@@ -115,6 +116,71 @@ describe("a worker", function()
     assert.equal(0, world:value "select max(retry_count) from file_generation_queue")
     assert.equal(20, assert(world:worker():drain()).completed + 11)
     assert.same({ {}, {} }, { world:differences() })
+  end)
+
+  -- Ends its session amid the second build, and tells it to stop.
+  local function cut_and_stopped(connect)
+    world:customers(5)
+    local w, built = nil, 0
+    w = world:worker { connect = connect, on_event = function(event)
+      built = built + (event == "building" and 1 or 0)
+      if event == "building" and built == 2 then
+        world:query("select pg_terminate_backend($1, 60000)", { w.queue.conn:backend_pid() })
+        w:stop()
+      end
+    end }
+    return w
+  end
+
+  it("told to stop while its session is lost, still finds the database, and hands its jobs back at no cost", function()
+    local tries = 0
+    local w = cut_and_stopped(function()
+      tries = tries + 1
+      if tries < 3 then
+        return nil, "away", "connection"
+      end
+      world.conns[#world.conns + 1] = assert(pg.connect(world.url))
+      return world.conns[#world.conns]
+    end)
+    assert.equal(2, assert(w:serve()).completed)
+    assert.equal(0, assert(w:release()), "all is handed back already")
+    assert.equal(3, tries)
+    assert.same({ completed = 2, queued = 3 }, statuses(world))
+    assert.equal(0, world:value "select max(retry_count) from file_generation_queue")
+    assert.same({ {}, {} }, { world:differences() })
+  end)
+
+  it("told to stop while its session is lost does not look for the database longer than it may take to drain", function()
+    world.config.drain_time = 1
+    local w = cut_and_stopped(function()
+      return nil, "away", "connection"
+    end)
+    assert.equal(0, assert(w:serve()).completed)
+    assert.equal(0, assert(w:release()))
+  end)
+
+  it("keeps a session that fails and is not lost, lest others take its jobs for a dead worker's", function()
+    world:customers(2)
+    local let_go = world:hold_completions()
+    local process = world:start("work", "--json")
+    world:await(worlds.HELD)
+    -- From here on nobody can open a session.
+    local name = world.url:match "dbname=(%S+)"
+    local admin <close> = assert(pg.connect((world.url:gsub("dbname=%S+", "dbname=postgres"))))
+    assert(admin:exec(("alter database %s with allow_connections false"):format(name)))
+    world:query "select pg_cancel_backend(backend_pid) from ate_workers"
+    world:await(function()
+      return process.errors():find("database failed", 1, true)
+    end)
+    for _ = 1, 20 do
+      assert.equal(0, world:value "rescue_ate_generations()")
+    end
+    let_go()
+    world:await "not exists (select from file_generation_queue where status <> 'completed')"
+    assert.equal(0, world:value "select max(retry_count) from file_generation_queue")
+    assert(admin:exec(("alter database %s with allow_connections true"):format(name)))
+    process.kill(signal.SIGTERM)
+    assert.equal(0, (process.wait()))
   end)
 
   it("whose lease was taken over loses that job and no other, and takes its object away", function()
