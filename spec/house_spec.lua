@@ -293,6 +293,25 @@ describe("the habits", function()
     assert_none(faults)
   end)
 
+  -- Who follows a job or a file through the logs of all processes looks for one name.
+  it("log one thing under one name", function()
+    local names = { job = "queue_id", file = "ate_file_id", artifact = "ate_file_id", ms = "milliseconds",
+      duration = "milliseconds", error = "reason", message = "reason", request_id = "request", user_id = "user",
+      device_hash = "device" }
+    local faults = {}
+    for _, name in ipairs(files "^lua/.*%.lua$") do
+      local code = code_of(name)
+      for _, call in ipairs { "log%.%l+", "log%[.-%]", "call:note" } do
+        for arguments in code:gmatch("%f[%w]" .. call .. "(%b())") do
+          for field in arguments:gmatch "[{,]%s*([%l_]+) = " do
+            faults[#faults + 1] = names[field] and ("%s: logs %s: it is %s elsewhere"):format(name, field, names[field])
+          end
+        end
+      end
+    end
+    assert_none(faults)
+  end)
+
   it("name no host of a package registry", function()
     local faults = {}
     for _, name in ipairs(files "") do

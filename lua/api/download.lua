@@ -106,7 +106,7 @@ local function open_current(call, found)
   if opened then
     return opened, found
   end
-  log.error("an object cannot be served", { request = call.id, file = found.ate_file_id, key = found.file_path,
+  log.error("an object cannot be served", { request = call.id, ate_file_id = found.ate_file_id, key = found.file_path,
     fault = fault, reason = message })
   if fault == "store" then
     refuse_unreadable(call, seconds)
@@ -146,7 +146,7 @@ end
 -- The bytes are not the file's: it is built anew. An answer that has begun is cut before its last piece.
 local function stop_damaged(call, found, message)
   local note = call.on_complete
-  log.error("an object is damaged", { request = call.id, file = found.ate_file_id, key = found.file_path,
+  log.error("an object is damaged", { request = call.id, ate_file_id = found.ate_file_id, key = found.file_path,
     store = call.app.store.kind, reason = message })
   metrics.damaged(call.app.store.kind)
   if not call.is_answered then
@@ -157,7 +157,7 @@ local function stop_damaged(call, found, message)
   call.on_complete = function(info)
     local ok, why = pcall(queue, call, found)
     if not ok then
-      log.warn("a damaged file is not queued", { request = call.id, file = found.ate_file_id,
+      log.warn("a damaged file is not queued", { request = call.id, ate_file_id = found.ate_file_id,
         reason = problem.is(why) and why.message or why })
     end
     note(info)
@@ -178,7 +178,7 @@ local function send(call, found, opened, status, offset, length)
     return stop_damaged(call, found, message)
   elseif not ok and code ~= "closed" then
     call.on_complete = nil
-    log.error("an object cannot be sent", { request = call.id, file = found.ate_file_id, reason = message })
+    log.error("an object cannot be sent", { request = call.id, ate_file_id = found.ate_file_id, reason = message })
     refuse_unreadable(call, seconds)
   end
 end

@@ -41,7 +41,7 @@ end
 
 -- The row is not going to be in the database: here it stands.
 local function give_up(entry, reason)
-  log.error("a download was not recorded", { file = entry.file, user = entry.user, status = entry.status,
+  log.error("a download was not recorded", { ate_file_id = entry.file, user = entry.user, status = entry.status,
     bytes = entry.bytes, ip = entry.ip, agent = entry.agent, entry = entry.id, fault = entry.reason, reason = reason })
 end
 

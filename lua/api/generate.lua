@@ -8,7 +8,7 @@ local function generate(call)
   local body = call.body
   local template = body.template or call.config.default_template
   local row = call:query("ate_generate", REQUEST, { body.device_hash, template, body.priority })[1]
-  call:note("generation requested", { device = body.device_hash, template = template, job = row.queue_id,
+  call:note("generation requested", { device = body.device_hash, template = template, queue_id = row.queue_id,
     created = row.created })
   return row.created and 202 or 200, { queue_id = row.queue_id, status = "queued",
     status_url = ("/api/ate/status?device_hash=%s&template=%s"):format(body.device_hash, template) }

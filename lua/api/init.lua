@@ -134,7 +134,7 @@ function App:completer()
     metrics.http(c.route and c.route.path, request.method, info.status, info.seconds, info.bytes_sent)
     if self.logs_all then
       log.debug("request", { request = c.id, method = request.method, path = request.path, status = info.status,
-        bytes = info.bytes_sent, ms = math.floor(info.seconds * 1000), user = c.user and c.user.id,
+        bytes = info.bytes_sent, milliseconds = math.floor(info.seconds * 1000), user = c.user and c.user.id,
         peer = request.peer })
     end
     if c.on_complete then
