@@ -20,6 +20,7 @@ local OUTAGES = 10 -- objects in a row that fail for a store's sake, each after 
 local function failed(self, key, message, code)
   self.counts.failed = self.counts.failed + 1
   table.insert(self.failures, { key = key, message = message })
+  self.has_failed[key] = true
   self.outages = verdict.is_stores(code) and self.outages + 1 or 0
   if self.outages == OUTAGES then
     self.broken = { message = message, code = code }
@@ -134,29 +135,84 @@ local function list_nothing(self)
   return {}
 end
 
--- What is recorded and was not listed: it came meanwhile, or is missing.
-local function look_for_recorded(self, recorded)
+-- Tells whether a store has a key. It is asked for keys in their order, and walks its list along with them: however
+-- many there are, no more than a page of them is kept.
+local function walk_along(store, prefix)
+  local page, at, after, is_over = {}, 1, nil, false
+  return function(key)
+    while not is_over and not (page[at] and page[at].key >= key) do
+      at = at + 1
+      if at > #page then
+        local entries, message, code = store:list(prefix, after)
+        if not entries and code ~= "no_bucket" then
+          return nil, message, code
+        end
+        page, at = entries or {}, 1
+        is_over = page[1] == nil
+        after = not is_over and page[#page].key
+      end
+    end
+    return not is_over and page[at].key == key
+  end
+end
+
+-- A key that is recorded, and whether it is there: else it came meanwhile, or is missing.
+local function look_for(self, key, is_there)
+  if is_there or self.has_failed[key] then
+    return
+  end
+  local found, message, code = self.from:head(key)
+  if not found then
+    return failed(self, key, "is recorded, but not to be had: " .. message, code)
+  end
+  begin_one(self, { key = key, size = found.size })
+  finish_flying(self, AT_ONCE - 1)
+end
+
+-- Whether all that is recorded went over.
+local function look_for_recorded(self, recorded, has)
   local after
+  finish_flying(self, 0)
   repeat
     local keys, message, code = recorded(after)
     if not keys then
       return nil, message, code
     end
     for _, key in ipairs(keys) do
-      local found, reason, why = self.seen[key], nil, nil
+      local is_there
+      is_there, message, code = has(key)
+      if is_there == nil then
+        return nil, message, code
+      end
+      look_for(self, key, is_there)
       if self.broken then
         return true
-      elseif not found then
-        found, reason, why = self.from:head(key)
-      end
-      if not found then
-        failed(self, key, "is recorded, but not to be had: " .. reason, why)
-      elseif found ~= true then
-        begin_one(self, { key = key, size = found.size })
-        finish_flying(self, AT_ONCE - 1)
       end
     end
     after = keys[#keys]
+  until not after
+  return true
+end
+
+-- Copies what the one store lists. Gives nil, message, code when it cannot be listed.
+local function copy_listed(self, prefix)
+  local after
+  repeat
+    local entries, message, code = self.from:list(prefix, after)
+    if entries and not entries[1] and not after then
+      entries, message, code = list_nothing(self)
+    end
+    if not entries then
+      return nil, message, code
+    end
+    for _, entry in ipairs(entries) do
+      begin_one(self, entry)
+      finish_flying(self, AT_ONCE - 1)
+      if self.broken then
+        return true
+      end
+    end
+    after = entries[1] and entries[#entries].key
   until not after
   return true
 end
@@ -172,31 +228,12 @@ end
 -- @treturn[2] string code
 function M.run(options)
   local self = setmetatable({ from = options.from, to = options.to, checksums = options.checksums, number = 0,
-    on_progress = options.on_progress or function() end, flying = {}, failures = {}, seen = {}, outages = 0,
+    on_progress = options.on_progress or function() end, flying = {}, failures = {}, has_failed = {}, outages = 0,
     counts = { copied = 0, present = 0, failed = 0, bytes = 0 } }, Copy)
-  local after
-  repeat
-    local entries, message, code = self.from:list(options.prefix or "generated/", after)
-    if entries and not entries[1] and not after then
-      entries, message, code = list_nothing(self)
-    end
-    if not entries then
-      return nil, message, code
-    end
-    for _, entry in ipairs(entries) do
-      self.seen[entry.key] = options.recorded and true
-      begin_one(self, entry)
-      finish_flying(self, AT_ONCE - 1)
-      if self.broken then
-        finish_flying(self, 0)
-        return stopped(self)
-      end
-    end
-    after = entries[1] and entries[#entries].key
-  until not after
-  local ok, message, code = true, nil, nil
-  if options.recorded then
-    ok, message, code = look_for_recorded(self, options.recorded)
+  local prefix = options.prefix or "generated/"
+  local ok, message, code = copy_listed(self, prefix)
+  if ok and options.recorded and not self.broken then
+    ok, message, code = look_for_recorded(self, options.recorded, walk_along(self.to, prefix))
   end
   finish_flying(self, 0)
   if self.broken then

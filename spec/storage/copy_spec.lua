@@ -62,6 +62,65 @@ describe("storage.copy", function()
     end } })
   end)
 
+  -- Stores that have more objects than one would write for a spec.
+  it("keeps no list of what there is", function()
+    local PAGES <const> = 200
+    local function keys_of(page)
+      local keys = {}
+      for i = 1, page <= PAGES and 1000 or 0 do
+        keys[i] = ("generated/%06d/%03d"):format(page, i - 1)
+      end
+      return keys
+    end
+    local function following(after)
+      return after and tonumber(after:match "/(%d+)/") + 1 or 1
+    end
+    local stores = { __index = {
+      list = function(_, _, after)
+        local entries = {}
+        for i, key in ipairs(keys_of(following(after))) do
+          entries[i] = { key = key, size = 1 }
+        end
+        return entries
+      end,
+      head = function() return { size = 1 } end } }
+    local least, most = math.huge, 0
+    local counts, failures = copy.run { from = setmetatable({}, stores), to = setmetatable({}, stores),
+      recorded = function(after)
+        if following(after) % 20 == 1 then
+          collectgarbage()
+          least, most = math.min(least, collectgarbage "count"), math.max(most, collectgarbage "count")
+        end
+        return keys_of(following(after))
+      end }
+    assert.same({ copied = 0, present = PAGES * 1000, failed = 0, bytes = 0 }, counts)
+    assert.same({}, failures)
+    collectgarbage()
+    assert.is_true(most - collectgarbage "count" < 4096, ("%.0f KiB were kept"):format(most - collectgarbage "count"))
+    assert.is_true(most - least < 4096)
+  end)
+
+  it("looks for each recorded one beside what the other store has, and tells of none twice", function()
+    local objects, recorded = {}, {}
+    for _, name in ipairs { "b", "d", "f", "h" } do
+      objects["generated/" .. name .. "/1.ate"] = name
+    end
+    fill(from, objects)
+    fill(to, { ["generated/a/1.ate"] = "only there", ["generated/d/1.ate"] = "longer", ["generated/z/1.ate"] = "too" })
+    for i, name in ipairs { "a", "b", "c", "d", "e", "f", "h", "z" } do
+      recorded[i] = "generated/" .. name .. "/1.ate"
+    end
+    local counts, failures = copy.run { from = from, to = to, recorded = function(after)
+      if not after then
+        fill(from, { ["generated/e/1.ate"] = "meanwhile" })
+      end
+      return after and {} or recorded
+    end }
+    assert.same({ copied = 4, present = 0, failed = 2, bytes = 3 + #"meanwhile" }, counts)
+    assert.same({ "generated/d/1.ate", "generated/c/1.ate" }, { failures[1].key, failures[2].key })
+    assert.equal("meanwhile", contract.read_all(to, "generated/e/1.ate"))
+  end)
+
   it("goes on where it was ended", function()
     local objects = {}
     for i = 1, 30 do
