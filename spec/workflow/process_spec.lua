@@ -7,6 +7,8 @@ local signal = require "posix.signal"
 local worlds = require "spec.workflow.support.world"
 
 local BATCH = 8
+-- More than a worker has under way at once, however long its store takes: some are left that it has not claimed.
+local MANY = 240
 local NOTHING_LEFT = "not exists (select from file_generation_queue where status in ('queued', 'processing'))"
 
 describe("workers as processes", function()
@@ -40,10 +42,13 @@ describe("workers as processes", function()
     return process, let_go
   end
 
-  it("two over one queue complete each of 200 jobs once, with an object for each row and a row for each object", function()
+  it("two over one queue complete each job once, with an object for each row and a row for each object", function()
     local first, second = world:start("work", "--json"), world:start("work", "--json")
     world:await "(select count(*) from ate_workers) = 2"
-    world:customers(200)
+    local let_go = world:hold_completions() -- neither may have done all before the other has begun
+    world:customers(2 * MANY)
+    world:await "(select count(distinct worker_id) from file_generation_queue) = 2"
+    let_go()
     world:await(NOTHING_LEFT)
     local done = 0
     for _, process in ipairs { first, second } do
@@ -54,13 +59,13 @@ describe("workers as processes", function()
       assert.is_true(answer.completed > 0)
       done = done + answer.completed
     end
-    assert.equal(200, done)
+    assert.equal(2 * MANY, done)
     assert.equal(1, world:value "select max(attempt) from file_generation_queue")
-    all_is_well(200)
+    all_is_well(2 * MANY)
   end)
 
   it("one is killed before it can complete: another one finishes all, and each job pays for it once at most", function()
-    world:customers(30)
+    world:customers(MANY)
     local process, let_go = held_worker()
     process.kill(signal.SIGKILL)
     assert.equal(signal.SIGKILL, select(2, process.wait()))
@@ -73,10 +78,10 @@ describe("workers as processes", function()
     assert.is_true(done >= 1 and done <= written and held >= BATCH)
     local code, text = program.run({ "work", "--once", "--json" }, world.env)
     assert.equal(0, code)
-    assert.equal(30 - done, json.decode(text).completed)
-    assert.equal(30, count "status = 'completed'")
+    assert.equal(MANY - done, json.decode(text).completed)
+    assert.equal(MANY, count "status = 'completed'")
     assert.equal(held, count "retry_count = 1 and attempt = 2")
-    assert.equal(30 - held, count "retry_count = 0 and attempt = 1")
+    assert.equal(MANY - held, count "retry_count = 0 and attempt = 1")
     local orphans, missing = world:differences()
     assert.equal(written - done, #orphans, "whole, without a row, for the sweep")
     assert.same({}, missing)
@@ -91,15 +96,20 @@ describe("workers as processes", function()
       end }
     world:customers(4)
     local process = world:start "work"
-    world:await(function()
-      return world:leftovers():find "bundle"
-    end)
+    local function is_amid() return world:leftovers():find "bundle" end
+    while true do
+      world:await(is_amid)
+      process.kill(signal.SIGSTOP)
+      if is_amid() then break end -- else it was done before we stopped it
+      world:query "select count(queue_ate_generation(device_hash, 'tools')) from devices"
+      process.kill(signal.SIGCONT)
+    end
     process.kill(signal.SIGKILL)
     process.wait()
     world:check_objects()
     assert.is_truthy(world:leftovers():find "@")
     assert.equal(0, (program.run({ "work", "--once" }, world.env)))
-    assert.equal(4, count "status = 'completed'")
+    assert.equal(0, count "status <> 'completed'")
     assert.equal("", world:leftovers())
     world:check_objects()
   end)
@@ -112,7 +122,11 @@ describe("workers as processes", function()
       world:await("(select attempt = " .. run .. " and status = 'processing' from file_generation_queue)")
       process.kill(signal.SIGKILL)
       process.wait()
-      world:await "not exists (select from pg_locks where locktype = 'advisory')"
+      world:await(function()
+        -- One that came to its completion stands before it, and would not see that its worker is dead.
+        world:query "select pg_terminate_backend(pid) from pg_locks where not granted and relation = 'ate_files'::regclass"
+        return world:value "not exists (select from pg_locks where locktype = 'advisory')"
+      end)
     end
     let_go()
     assert.equal(0, (program.run({ "work", "--once" }, world.env)))
@@ -126,7 +140,7 @@ describe("workers as processes", function()
   end)
 
   it("one told to stop amid a batch completes what is stored and hands back the rest at no cost", function()
-    world:customers(30)
+    world:customers(MANY)
     local process, let_go = held_worker "--json"
     process.kill(signal.SIGTERM)
     let_go()
@@ -135,7 +149,7 @@ describe("workers as processes", function()
     assert.is_true(answer.completed >= BATCH and answer.completed % BATCH == 0, "all that was built")
     assert.equal(BATCH, answer.released)
     assert.equal(answer.completed, count "status = 'completed'")
-    assert.equal(30 - answer.completed, count "status = 'queued' and run_after <= now()")
+    assert.equal(MANY - answer.completed, count "status = 'queued' and run_after <= now()")
     assert.equal(0, world:value "select max(retry_count) from file_generation_queue")
     assert.same({ {}, {} }, { world:differences() })
   end)
@@ -159,7 +173,8 @@ describe("workers as processes", function()
     assert.matches("terminating connection", answer.message)
     assert.equal(0, world:value "select max(retry_count) from file_generation_queue")
     local done = count "status = 'completed'"
-    assert.is_true(done >= BATCH and done % BATCH == 0, "all that was built")
+    assert.is_true(done > 0)
+    assert.equal(count "attempt > 0", done, "all that was built")
     assert.same({ {}, {} }, { world:differences() })
     assert.equal(0, (program.run({ "work", "--once" }, world.env)))
     all_is_well(30)

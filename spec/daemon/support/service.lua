@@ -41,12 +41,17 @@ end
 
 local made = {}
 
+-- A slow machine must not change what becomes of something: no time here is meant to be met.
+local function patient()
+  return { listen_port = 0, worker_batch = 8, jail_children = 2, drain_time = 120, script_time = 20, api_timeout = 60 }
+end
+
 --- A service, not yet started. `close_all` closes it.
 -- @tparam[opt] table options config: keys that differ from the defaults; env: variables; template: as of the world
 -- @treturn table service: world, dir, root (of the copy)
 function M.new(options)
   options = options or {}
-  local config = { listen_port = 0, worker_batch = 8, jail_children = 2, drain_time = 20 }
+  local config = patient()
   for name, value in pairs(options.config or {}) do config[name] = value end
   local world = worlds.new { config = config, template = options.template }
   local self = setmetatable({ world = world, dir = world.dir, root = world.dir .. "/tree", masters = 0 }, Service)
@@ -61,7 +66,7 @@ end
 
 --- Sets the configuration for what is started or reloaded from now on.
 function Service:configure(values)
-  local config = { listen_port = 0, worker_batch = 8, jail_children = 2, drain_time = 20 }
+  local config = patient()
   for name, value in pairs(values) do config[name] = value end
   self.world:configure(config)
 end
