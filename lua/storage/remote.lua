@@ -9,7 +9,6 @@
 --   discard(self, names, age)           → count | nil, …
 --   judge(response, method) → nil when it is good, else message, code, and seconds that the store asks to wait
 -- and `secret` (storage.secret), `removers` (tasks that a deletion is shared among).
---
 -- Puts are storage.delivery's. Codes are those of storage.verdict.
 -- @module storage.remote
 local clock = require "clock"
@@ -17,6 +16,7 @@ local delivery = require "storage.delivery"
 local httpd = require "atelier.httpd"
 local reactor = require "storage.reactor"
 local reader = require "storage.reader"
+local respite = require "storage.respite"
 local stat = require "posix.sys.stat"
 local storage = require "storage"
 local tries = require "storage.tries"
@@ -176,18 +176,25 @@ local function named(operation, key, f, patience)
   end
 end
 
--- In the event loop a client waits: better that he be told when to come again.
-local function patience_of_caller()
-  return httpd.current() and SHORT_PATIENCE or nil
+local function perform_named(self, operation, key, f)
+  return perform_one(self, WAIT, named(operation, key, f))
+end
+
+-- In the event loop a client waits: better that he be told when to come again, and at once if that is known.
+local function perform_soon(self, operation, key, f)
+  if not httpd.current() then
+    return perform_named(self, operation, key, f)
+  end
+  return self.respite:guard(key, perform_one, self, WAIT, named(operation, key, f, SHORT_PATIENCE))
 end
 
 function Store:head(key)
   if not storage.is_safe(key) then
     return refused(self, "head", key)
   end
-  return perform_one(self, WAIT, named("head", key, function()
+  return perform_soon(self, "head", key, function()
     return self.driver.lookup(self, key)
-  end, patience_of_caller()))
+  end)
 end
 
 --- Whether the store answers: one look at a key, which need not be there. One that asked for patience has it.
@@ -213,16 +220,16 @@ function Store:get(key)
   if not found then
     return nil, message, code, wait
   end
-  local begun -- an answer that has begun is rather late than cut
+  local perform_now = perform_soon
   return reader.new(function(from, to, etag)
-    return perform_one(self, WAIT, named("get", key, function()
+    return perform_now(self, "get", key, function()
       local data, tag, size, seconds = self.driver.fetch(self, key, from, to, etag)
       if not data then
         return nil, tag, size, seconds
       end
-      begun = true
+      perform_now = perform_named -- an answer that has begun is rather late than cut
       return { data = data, etag = tag, size = size }
-    end, not begun and patience_of_caller() or nil))
+    end)
   end, found, key)
 end
 
@@ -255,15 +262,15 @@ function Store:delete(keys)
 end
 
 function Store:list(prefix, after)
-  return perform_one(self, WAIT, named("list", prefix or "", function()
+  return perform_named(self, "list", prefix or "", function()
     return self.driver.page(self, prefix or "", after)
-  end))
+  end)
 end
 
 function Store:clear(names, age)
-  return perform_one(self, WAIT, named("clear", ("%d uploads"):format(#names), function()
+  return perform_named(self, "clear", ("%d uploads"):format(#names), function()
     return self.driver.discard(self, names, age)
-  end))
+  end)
 end
 
 --- Large files are prepared on this host's disk.
@@ -287,7 +294,7 @@ Store.__close = Store.close
 -- @treturn table store, see storage
 function M.new(driver, config)
   return setmetatable({ kind = driver.kind, driver = driver, reactor = reactor.new(CONNECTIONS), spare = {},
-    tickets = {}, last = 0, staging_dir = config.state_dir .. "/staging" }, Store)
+    respite = respite.new(), tickets = {}, last = 0, staging_dir = config.state_dir .. "/staging" }, Store)
 end
 
 return M

@@ -1,6 +1,7 @@
 local api = require "spec.support.api"
 local crypto = require "atelier.crypto"
 local http = require "atelier.http"
+local json = require "atelier.json"
 local log = require "log"
 local pg = require "atelier.pg"
 local signal = require "posix.signal"
@@ -394,18 +395,35 @@ describe("a download from a remote store", function()
   end)
 
   it("hands the patience that the store asks for on to the client, until the answer has begun", function()
-    remote(3000000)
     local function ask_for_patience(seconds, after)
       http.request { method = "POST", url = url .. "/fault", body =
         ('{"times":1,"method":"GET","after":%d,"status":429,"headers":{"retry-after":"%d"}}'):format(after, seconds) }
       return service:get(path, { token = token })
     end
     for after, seconds in pairs { [0] = 7, [1] = 8 } do -- the look at the object, then its first piece
+      remote(3000000)
       local answer = ask_for_patience(seconds, after)
       assert.same({ 503, "storage_unavailable", tostring(seconds) },
         { answer.status, answer.json.code, answer.headers["retry-after"] })
+      service:stop()
     end
+    remote(3000000)
     assert.is_true(BYTES == ask_for_patience(3, 2).body)
+  end)
+
+  it("does not ask the store again before the time that it has asked for is over", function()
+    remote(1000)
+    http.request { method = "POST", url = url .. "/fault",
+      body = '{"times":1,"method":"GET","status":429,"headers":{"retry-after":"250"}}' }
+    assert.equal("250", service:get(path, { token = token }).headers["retry-after"])
+    http.request { method = "POST", url = url .. "/seen" }
+    for _ = 1, 3 do
+      local answer = service:get(path, { token = token })
+      assert.same({ 503, "storage_unavailable" }, { answer.status, answer.json.code })
+      local seconds = tonumber(answer.headers["retry-after"])
+      assert.is_true(seconds > 100 and seconds <= 250, answer.headers["retry-after"])
+    end
+    assert.same({}, json.decode(http.request({ method = "POST", url = url .. "/seen" }).body).seen)
   end)
 
   -- What a store may do to an object without telling: another byte, the same size, hash and tag.
