@@ -14,7 +14,8 @@ end $$;
 -- What this database has -------------------------------------------------------------------------------------------
 
 -- Each file from here on ends by recording itself, so that one that was pasted counts as one that `atelier migrate`
--- ran. The checksum is that of the file without its last line.
+-- ran: by its edition, which tells an older file that somebody pastes later from a newer one, and the checksum of the
+-- file without its last line.
 create or replace function public.record_ate_migration(file text, sum text) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -491,4 +492,4 @@ comment on table public.download_history is 'A row per download response';
 comment on table public.file_generation_queue is 'Jobs to do, being done and done lately';
 comment on table public.file_generation_history is 'Finished jobs that have left the queue';
 comment on table public.ate_workers is 'Each start of a worker, and whether it lives';
-select public.record_ate_migration('10_ate_file_system.sql', '0c4cb1b0b35f36ee3548e9a0eebccf0949b3cbd60272f518ebcd1ec79a9f0b1c');
+select public.record_ate_migration('10_ate_file_system.sql', '1 037e8c0bcd4a2afa5a5e334bab336753e7d4d5ac1f4c31ac3e07c9be4be64cfa');

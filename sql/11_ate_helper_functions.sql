@@ -1080,4 +1080,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '17603ef4a92ccec710c8c062401e68e71bb8fab0e4697deee66abe58704d042f');
+select public.record_ate_migration('11_ate_helper_functions.sql', '1 17603ef4a92ccec710c8c062401e68e71bb8fab0e4697deee66abe58704d042f');

@@ -332,4 +332,4 @@ begin
   end loop;
   grant execute on function public.ate_queue_position(uuid) to authenticated;
 end $$;
-select public.record_ate_migration('12_ate_operations.sql', 'd3a4ce44e95266f239fce684e3fdab33aacaf6ede467a79c7af4205921e6406f');
+select public.record_ate_migration('12_ate_operations.sql', '1 d3a4ce44e95266f239fce684e3fdab33aacaf6ede467a79c7af4205921e6406f');

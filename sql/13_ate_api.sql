@@ -494,4 +494,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('13_ate_api.sql', 'b7dc7f07239f419ee79fd57e95caf34340cfa2dda09326c9b9b709f77860ebfc');
+select public.record_ate_migration('13_ate_api.sql', '1 b7dc7f07239f419ee79fd57e95caf34340cfa2dda09326c9b9b709f77860ebfc');

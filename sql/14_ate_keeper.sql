@@ -216,4 +216,4 @@ begin
     execute format('grant execute on function %s to service_role', f.signature);
   end loop;
 end $$;
-select public.record_ate_migration('14_ate_keeper.sql', 'b569fd977ea78fb1ede4b1ed0a80fad41383ba5fe7cc7204326ccc29e48dcfbc');
+select public.record_ate_migration('14_ate_keeper.sql', '1 b569fd977ea78fb1ede4b1ed0a80fad41383ba5fe7cc7204326ccc29e48dcfbc');

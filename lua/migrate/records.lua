@@ -1,9 +1,12 @@
 --- What a database remembers of its migrations, and whether it is a Supabase project.
 --
--- Owns the table `atelier_migrations`, which files that are pasted make, too (sql/10). `previous` keeps the checksums
--- of what was replaced, so that an older program is told from a newer one.
+-- Owns the table `atelier_migrations`, which files that are pasted make, too (sql/10). A file's edition tells an older
+-- program from a newer one, and an older file that somebody pasted over a newer one. Of one edition, `previous` keeps
+-- the checksums of what was replaced.
 --
 -- @module migrate.records
+local edition = require("migrate.files").edition
+
 local M = {}
 
 local PLATFORM = "00_platform.sql" -- stands in for Supabase where it is not there
@@ -17,7 +20,7 @@ create table public.atelier_migrations (
   applied_at timestamptz not null default now()
 );
 comment on table public.atelier_migrations is
-  'which SQL files of atelier this database has (SHA-256), kept by atelier migrate'
+  'which SQL files of atelier this database has (edition and SHA-256), kept by atelier migrate'
 ]]
 
 --- Hides it from the API. A worker may log in as a member of service_role, and looks before it starts.
@@ -116,6 +119,10 @@ function M.state(file, records)
     return file.name == PLATFORM and is_there(records) and "not needed" or "pending"
   elseif record.checksum == file.checksum then
     return "applied"
+  end
+  local ours, theirs = edition(file.checksum), edition(record.checksum)
+  if ours ~= theirs then
+    return theirs > ours and "newer" or "changed"
   end
   return contains(record.previous, file.checksum) and "newer" or "changed"
 end

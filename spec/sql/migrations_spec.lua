@@ -65,9 +65,11 @@ describe("the migrations", function()
 
   it("end by recording themselves, each with the checksum of what stands before", function()
     for _, file in ipairs(assert(files.read "sql")) do
-      local sum, _, stamp = files.checksum(file.text)
+      local sum, _, stamp, record = files.checksum(file.text)
       if not file.name:find "^00_" then
-        assert.equal(files.stamp(file.name, sum), stamp, "stale: run `atelier run spec/support/stamp.lua`")
+        local edition = files.edition(record)
+        assert.is_true(edition > 0)
+        assert.equal(files.stamp(file.name, edition, sum), stamp, "stale: run `atelier run spec/support/stamp.lua`")
       end
     end
   end)
@@ -106,6 +108,27 @@ describe("the migrations", function()
     assert.matches("lacks 12_ate_operations.sql:", message, 1, true)
     assert(migrate.run { conn = s.conn, dir = "sql" })
     assert.is_true(migrate.require_current(s.conn, "sql"))
+  end)
+
+  it("are missed where an older form of one was pasted over it, however that is recorded", function()
+    local conninfo = support.database "pasted_over"
+    database.migrate(conninfo)
+    local s = session(conninfo)
+    local file = assert(files.read "sql")["14_ate_keeper.sql"]
+    local edition = files.edition(file.checksum)
+    -- Without an edition, as files had none; and with one, of a file that is older than this one.
+    for _, record in ipairs { ("0"):rep(64), ("%d %s"):format(edition - 1, ("1"):rep(64)) } do
+      s.conn:query("select record_ate_migration('14_ate_keeper.sql', $1)", { record })
+      local _, message = migrate.require_current(s.conn, "sql")
+      assert.equal("migrate: the database lacks 14_ate_keeper.sql: run `atelier migrate`", message)
+      for _, done in ipairs(assert(migrate.run { conn = s.conn, dir = "sql" })) do
+        assert.equal(done.name == file.name and "updated" or done.name:find "^00_" and "not needed" or "unchanged", done.state)
+      end
+      assert.is_true(migrate.require_current(s.conn, "sql"))
+    end
+    s.conn:query("select record_ate_migration('14_ate_keeper.sql', $1)", { ("%d %s"):format(edition + 1, ("2"):rep(64)) })
+    local _, _, code = migrate.run { conn = s.conn, dir = "sql" }
+    assert.equal("newer", code)
   end)
 
   it("give the same rights whatever the default privileges are", function()
