@@ -121,6 +121,12 @@ void front_unwatch(struct front *f, const struct source *source)
         f->slots[source->fd].source = NULL;
 }
 
+void front_forget(struct front *f, const struct source *source)
+{
+    front_unwatch(f, source);
+    epoll_ctl(f->epoll, EPOLL_CTL_DEL, source->fd, NULL);
+}
+
 const struct source *front_watcher(const struct front *f, int fd)
 {
     return fd >= 0 && fd < f->nslots ? f->slots[fd].source : NULL;

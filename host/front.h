@@ -32,6 +32,9 @@ int front_watch(struct front *f, struct source *source, uint32_t events);
 /* Stops telling the source. No system call: events that still come find nobody. */
 void front_unwatch(struct front *f, const struct source *source);
 
+/* The same for a descriptor that stays open elsewhere: the kernel is told to look no more. */
+void front_forget(struct front *f, const struct source *source);
+
 /* Who is told of a descriptor, or NULL. */
 const struct source *front_watcher(const struct front *f, int fd);
 

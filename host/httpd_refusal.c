@@ -26,7 +26,7 @@
 
 #define LINGER_MS 1000 /* for the client to read a refusal, while it may still send */
 #define LINGER_DISCARD (4 << 20)
-#define LINGERERS 1024 /* at once */
+#define LINGERERS 1024 /* at once, and no more than a quarter of what connections there may be: each has a descriptor */
 
 /* ==== origins ================================================================================== */
 
@@ -61,7 +61,7 @@ int httpd_allow_origin(const char *origin)
 /* What the client's origin gets: itself, "*", or NULL. */
 static const char *allowed_origin(const struct connection *c)
 {
-    const char *origin = MHD_lookup_connection_value(c->mhd, MHD_HEADER_KIND, "Origin");
+    const char *origin = c->mhd != NULL ? MHD_lookup_connection_value(c->mhd, MHD_HEADER_KIND, "Origin") : NULL;
 
     for (size_t i = 0; i < origins.n && origin != NULL; i++) {
         if (strcmp(origins.list[i], "*") == 0)
@@ -85,14 +85,14 @@ static int write_body(char *to, size_t room, const char *code, const char *messa
 
 static int write_head(const struct connection *c, char *to, size_t room, unsigned status, int body)
 {
-    const char *origin = allowed_origin(c);
+    const char *origin = allowed_origin(c), *retry = status == 503 ? "Retry-After: 1\r\n" : "";
 
     return snprintf(to, room,
-                    "HTTP/1.1 %u %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s%s%s%s"
+                    "HTTP/1.1 %u %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s%s%s%s%s"
                     "Connection: close\r\n\r\n",
-                    status, httpd_reason(status), httpd_date(c->server), body, origins.n > 0 ? "Vary: Origin\r\n" : "",
-                    origin != NULL ? "Access-Control-Allow-Origin: " : "", origin != NULL ? origin : "",
-                    origin != NULL ? "\r\n" : "");
+                    status, httpd_reason(status), httpd_date(c->server), body, retry,
+                    origins.n > 0 ? "Vary: Origin\r\n" : "", origin != NULL ? "Access-Control-Allow-Origin: " : "",
+                    origin != NULL ? origin : "", origin != NULL ? "\r\n" : "");
 }
 
 /*
@@ -219,7 +219,8 @@ void httpd_sweep_lingerers(struct server *s, int64_t now)
 
 static void linger(struct server *s, int fd)
 {
-    struct lingerer *l = s->nlingerers < LINGERERS ? calloc(1, sizeof *l) : NULL;
+    int64_t most = s->limits.connections / 4 + 16;
+    struct lingerer *l = s->nlingerers < (most < LINGERERS ? most : LINGERERS) ? calloc(1, sizeof *l) : NULL;
 
     if (l == NULL)
         return;

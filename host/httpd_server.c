@@ -1,7 +1,8 @@
 /*
  * httpd_server.c: requests, as libmicrohttpd reads them, and short answers, as it writes them.
  *
- * Owns: the daemon, the connections with their deadlines, the phases of a request, draining. Must not know Lua: it starts
+ * Owns: the daemon, the connections with their deadlines, the phases of a request, draining. Who gets a connection is
+ * httpd_door.c's to say. Must not know Lua: it starts
  * handlers and tells their end through `struct httpd_lua`.
  *
  * libmicrohttpd runs on an epoll of its own, which lies in the loop's. A connection whose handler waits is suspended; it is
@@ -167,6 +168,7 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **slot, enu
     c->served++;
     c->server->nin_flight--;
     httpd_set_deadline(c, c->server->limits.idle_ms);
+    door_wait(c);
     if (task_of(r->task) != NULL && !r->is_answered)
         task_cancel(r->task.task);
     if (is_known) {
@@ -296,6 +298,7 @@ static void begin(struct request *r, const char *method, const char *version)
     const struct refusal *bad = httpd_check(r, method, version, &length);
 
     r->server->nrequests++;
+    door_leave(r->connection);
     if (bad != NULL) {
         httpd_log_refusal(r->connection, bad->status, bad->message);
         httpd_refuse(r, bad->status, bad->code, bad->message);
@@ -463,6 +466,7 @@ static struct connection *open_connection(struct server *s, struct MHD_Connectio
     c->source.ready = on_socket;
     name_peer(c);
     httpd_set_deadline(c, s->limits.header_ms);
+    door_wait(c);
     c->next = s->connections;
     if (c->next != NULL)
         c->next->prev = c;
@@ -489,6 +493,7 @@ static void close_connection(struct connection *c)
         void *slot = c->request;
         on_completed(s, c->mhd, &slot, MHD_REQUEST_TERMINATED_WITH_ERROR);
     }
+    door_leave(c);
     confirm(c, 1);
     free(c);
 }
@@ -571,12 +576,13 @@ static void sweep(struct server *s, int64_t now)
         sweep_connection(c, now);
     }
     httpd_sweep_lingerers(s, now);
+    door_sweep(s, now);
     s->next_sweep = now + SWEEP_MS;
 }
 
 static int has_sweep(const struct server *s)
 {
-    return s->nconnections > 0 || s->lingerers != NULL;
+    return s->nconnections > 0 || s->lingerers != NULL || s->door.open_at != 0;
 }
 
 int64_t httpd_due(const struct server *s)
@@ -632,10 +638,7 @@ void httpd_drain(struct server *s, int64_t ms)
     }
     s->is_draining = 1;
     s->drain_until = now + ms;
-    MHD_quiesce_daemon(s->daemon);
-    if (s->listener >= 0)
-        close(s->listener);
-    s->listener = -1;
+    door_close(s);
 }
 
 /* Returns whether all is done. */
@@ -709,18 +712,21 @@ struct MHD_Daemon *httpd_start(struct server *s)
     if (!httpd_can_answer(s))
         return NULL;
     s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
-        MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_LISTEN_SOCKET, s->listener, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)s->limits.header_bytes + POOL_SPARE, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)s->limits.connections, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK, on_target, s,
+        (unsigned)s->limits.connections + DOOR_SPARE, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK, on_target, s,
         MHD_OPTION_UNESCAPE_CALLBACK, keep_as_it_is, s, MHD_OPTION_END);
     if (s->daemon == NULL)
         return NULL;
     s->daemon_source.ready = on_daemon;
     s->daemon_source.fd = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
     err = front_watch(s->front, &s->daemon_source, EPOLLIN);
+    if (err == 0)
+        err = door_open(s);
     if (err != 0) {
+        front_unwatch(s->front, &s->daemon_source);
         MHD_stop_daemon(s->daemon);
         s->daemon = NULL;
         errno = err;
@@ -743,11 +749,7 @@ void httpd_stop(struct server *s)
         MHD_run(s->daemon);
     httpd_sweep_lingerers(s, FRONT_NEVER);
     front_unwatch(s->front, &s->daemon_source);
-    if (s->listener >= 0) { /* libmicrohttpd must not shut a socket down that others share */
-        MHD_quiesce_daemon(s->daemon);
-        close(s->listener);
-        s->listener = -1;
-    }
+    door_close(s);
     MHD_stop_daemon(s->daemon);
     s->daemon = NULL;
 }

@@ -1,8 +1,8 @@
 /*
  * httpd_server.h: what the parts of the HTTP server share.
  *
- * httpd_server.c takes requests from libmicrohttpd, httpd_check.c judges their framing, httpd_refusal.c says no,
- * httpd_writer.c writes files and streams itself, lua_httpd.c and the headers that it includes are the face for Lua.
+ * httpd_door.c lets clients in, httpd_server.c takes requests from libmicrohttpd, httpd_check.c judges their framing,
+ * httpd_refusal.c says no, httpd_writer.c writes files and streams itself, lua_httpd.c and the headers that it includes are the face for Lua.
  */
 #ifndef ATELIER_HTTPD_SERVER_H
 #define ATELIER_HTTPD_SERVER_H
@@ -19,6 +19,7 @@
 #include "front.h"
 
 #define HTTPD_METHOD_MAX 32
+#define DOOR_SPARE 64 /* connections above the limit, while others end for them */
 #define HTTPD_SHORT_FILE (64 << 20) /* up to so many bytes libmicrohttpd sends, and keeps the connection */
 
 /* ==== limits =================================================================================== */
@@ -85,6 +86,8 @@ struct connection {
     struct source source;
     struct server *server;
     struct connection *prev, *next;
+    struct connection *older, *younger; /* in the line of those on which nothing is under way */
+    int is_in_line;
     struct MHD_Connection *mhd;
     struct request *request;
     int64_t deadline;   /* of what is under way, FRONT_NEVER: none */
@@ -143,6 +146,15 @@ struct httpd_lua {
     void (*log)(struct server *s, const char *level, const char *text);
 };
 
+struct door {
+    struct source source; /* the listener */
+    struct connection *oldest, *youngest; /* they wait for their clients to say something */
+    int spare;        /* a descriptor to let go of when there is no other; -1: none */
+    int64_t open_at;  /* 0: it is open */
+    uint64_t nended, nturned_away, told;
+    int64_t tell_at;
+};
+
 struct server {
     struct httpd_limits limits;
     const struct httpd_lua *lua;
@@ -157,6 +169,7 @@ struct server {
     int64_t next_sweep;
     struct connection *connections;
     int64_t nconnections;
+    struct door door;
     struct lingerer *lingerers; /* sockets that only wait for their clients to read a refusal */
     int nlingerers;
     uint64_t next_id;
@@ -168,6 +181,18 @@ struct server {
     time_t date_of;
     char date[32];
 };
+
+/* ==== httpd_door.c ============================================================================= */
+
+/* Begins to accept. 0 or an errno. */
+int door_open(struct server *s);
+/* Accepts no more, and closes the listener. */
+void door_close(struct server *s);
+void door_sweep(struct server *s, int64_t now);
+/* Nothing is under way on the connection from now on: it is the last to go when room is needed. */
+void door_wait(struct connection *c);
+/* Something is, or it ends. */
+void door_leave(struct connection *c);
 
 /* ==== httpd_check.c ============================================================================ */
 

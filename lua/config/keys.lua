@@ -29,7 +29,8 @@ return {
   { "listen_port", "integer", 8787, "ATELIER_PORT", "port that the service listens on; 0: any", least = 0,
     most = 65535 },
   { "fronts", "integer", 1, nil, "processes that answer HTTP", most = 64 },
-  { "front_connections", "integer", 1024, nil, "connections that a front has open at once", most = 100000 },
+  { "front_connections", "integer", 2048, nil, "connections that a front has open at once, half of them live views; "
+    .. "one more ends the one that is silent for the longest time", most = 100000 },
   { "front_idle", "number", 60, nil, "seconds that a front keeps a connection that nobody uses", least = 1,
     most = 86400 },
   { "script_time", "number", 0.1, nil, "seconds of processor time that a script of a front may take in one go",

@@ -12,6 +12,8 @@ local unistd = require "posix.unistd"
 
 local M = {}
 
+local OTHER_FILES = 200
+
 -- Everything of the master's is taken as it comes: its end is a reason to end, too.
 local function attend(process, server, config)
   while true do
@@ -42,19 +44,29 @@ local function tick(process, app)
   metrics.save()
 end
 
--- A connection, and the file that it is sent; what else a front has open.
-local function allow_descriptors(connections)
-  local wanted = 2 * connections + 200
+-- Descriptors: for each connection, the file that it is sent, every fourth that still reads why it was refused; and for
+-- what else a front has open. → how many connections there is room for
+local function make_room(connections)
+  local wanted = connections * 9 // 4 + OTHER_FILES
   local limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-  if limit.rlim_cur >= 0 and limit.rlim_cur < wanted then
-    limit.rlim_cur = limit.rlim_max >= 0 and math.min(wanted, limit.rlim_max) or wanted -- below 0: no limit
-    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+  if limit.rlim_cur < 0 or limit.rlim_cur >= wanted then -- below 0: no limit
+    return connections
   end
+  limit.rlim_cur = limit.rlim_max >= 0 and math.min(wanted, limit.rlim_max) or wanted
+  resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+  local files = resource.getrlimit(resource.RLIMIT_NOFILE).rlim_cur
+  local room = math.max(1, (files - OTHER_FILES) * 4 // 9)
+  if files < wanted and room < connections then
+    log.warn("a front takes fewer connections than front_connections says: too few open files are allowed",
+      { connections = room, open_files = files, wanted = wanted })
+    return room
+  end
+  return connections
 end
 
 local function open_server(config)
   local fd = math.tointeger(tonumber(os.getenv "ATELIER_LISTEN_FD" or "")) or -1
-  allow_descriptors(config.front_connections)
+  config.front_connections = make_room(config.front_connections)
   local server = need(httpd.listen { fd = fd, limits = { connections = config.front_connections,
     idle_seconds = config.front_idle, slice_ms = config.script_time * 1000 } })
   unistd.close(fd) -- the server has a duplicate

@@ -6,7 +6,7 @@ local statvfs = require "posix.sys.statvfs"
 
 local M = {}
 
-local FILES = 4096 -- descriptors that a front with 1,024 connections and its files may need
+local FILES = 5000 -- descriptors that a front with 2,048 connections and its files may need
 local ROOM = 1 << 30
 
 local function descriptors(tell)

@@ -38,4 +38,16 @@ describe("a front", function()
     client:close()
     service:stop()
   end)
+
+  it("has as many as there may be open files for, and says so when those are fewer", function()
+    service = services.new { config = { front_connections = 100000 } }
+    service:start()
+    local limits = services.slurp(("/proc/%d/limits"):format(service:process("front 1").pid))
+    local soft, hard = limits:match "Max open files +(%d+) +(%d+)"
+    local is_enough = tonumber(hard) >= 225200
+    assert.equal(is_enough and 225200 or tonumber(hard), math.min(tonumber(soft), 225200))
+    assert.equal(is_enough, not service:log():find("fewer connections", 1, true))
+    assert.equal(200, service:get("/healthz").status)
+    service:stop()
+  end)
 end)
