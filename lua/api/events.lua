@@ -17,6 +17,7 @@ local JOBS = [[select device_id::text, queue_id::text, device_hash, template, at
 local HEARTBEAT = 15
 local LOOK = 2 -- where nobody tells, and for the place in the line, which others change
 local LOOK_ANYWAY = 60
+local LOOKS = 100 -- a second, of all streams of a process, for places in the line: what has changed is to be told first
 local REST = 0.1 -- between two questions
 
 -- ==== what is sent =============================================================================
@@ -50,6 +51,14 @@ local function is_welcome(call)
   return (pcall(call.app.auth.require, call.app.auth, call.request.headers.authorization, "user"))
 end
 
+-- After how many seconds a stream looks again though nobody woke it.
+local function next_look(streams, is_waiting)
+  if not streams:is_live() then
+    return LOOK
+  end
+  return is_waiting and math.max(LOOK, streams:size() / LOOKS) or LOOK_ANYWAY
+end
+
 -- Asks and tells. → whether the stream goes on, and after how many seconds it is to look again
 local function tell(call, state)
   local rows, message, code = call.app.db:as_user(call.user.text, "ate_present_jobs", JOBS, {}, true)
@@ -66,7 +75,7 @@ local function tell(call, state)
       return false
     end
   end
-  return true, (is_waiting or not call.app.hub:is_live()) and LOOK or LOOK_ANYWAY
+  return true, next_look(call.app.hub, is_waiting)
 end
 
 -- Until when nothing needs to be done, unless the hub knows better.
@@ -101,9 +110,9 @@ local REFUSALS = {
   all = { 503, "busy", "too many streams are open" },
 }
 
--- Made for the first request: one may come while the process still starts.
+-- Made for the first request: one may come while the process still starts. Streams leave connections for others.
 local function hub_of(app)
-  app.hub = app.hub or hub.new(app.db)
+  app.hub = app.hub or hub.new(app.db, math.max(1, app.config.front_connections // 2))
   return app.hub
 end
 

@@ -12,8 +12,8 @@ local log = require "log"
 
 local M = {}
 
---- Views of one user, and of all, that one process serves.
-M.MOST_OF_USER, M.MOST = 8, 500
+--- Views of one user that one process serves.
+M.MOST_OF_USER = 8
 
 local OWNERS = [[select distinct user_id::text as user from public.ate_job_owners($1::text[]::uuid[])]]
 local PROBE = [[select pg_notify($1, '')]]
@@ -181,6 +181,12 @@ function Hub:is_live()
   return self.heard_at ~= nil and httpd.now() - self.heard_at < DEAF_SECONDS
 end
 
+--- How many views there are.
+-- @treturn integer
+function Hub:size()
+  return self.count
+end
+
 --- Adds a view of the calling task; to be held in a `<close>` variable.
 -- @tparam string user UUID, in lower case
 -- @treturn[1] table view
@@ -193,7 +199,7 @@ function Hub:attach(user)
   end
   if mine >= M.MOST_OF_USER then
     return nil, "user"
-  elseif self.count >= M.MOST then
+  elseif self.count >= self.most then
     return nil, "all"
   end
   local view = setmetatable({ hub = self, user = user, task = httpd.current(), is_dirty = false }, View)
@@ -213,9 +219,11 @@ end
 
 --- A hub.
 -- @tparam table db see api.database
+-- @tparam integer most views, of all users
 -- @treturn table hub
-function M.new(db)
-  return setmetatable({ db = db, views = {}, count = 0, channel = "ate_hub_" .. crypto.hex(crypto.random(8)) }, Hub)
+function M.new(db, most)
+  return setmetatable({ db = db, most = most, views = {}, count = 0,
+    channel = "ate_hub_" .. crypto.hex(crypto.random(8)) }, Hub)
 end
 
 return M

@@ -298,6 +298,15 @@ end)
 describe("a stream on a bad day", function()
   after_each(function() service:stop() end)
 
+  it("is there for half of the connections, whosever they are", function()
+    start { config = { front_connections = 4 } }
+    local streams, refused = open_many(5)
+    assert.equal(2, #streams)
+    assert.same({ 503, "5" }, { refused.status, refused.headers["retry-after"] })
+    close_all(streams)
+    await_room(2)
+  end)
+
   it("goes on when connections to the database break", function()
     start()
     local stream = open()
