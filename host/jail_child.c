@@ -227,7 +227,7 @@ static int try_forbidden(const char *what)
     if (strcmp(what, "chdir") == 0)
         return chdir("/tmp");
     if (strcmp(what, "crash") == 0)
-        raise(SIGKILL);
+        raise(SIGABRT);
     errno = EINVAL;
     return -1;
 }

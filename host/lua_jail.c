@@ -15,6 +15,9 @@
  * - `output`: what the script printed
  * - `calls`: how often each function of the prelude was called
  * - `faults`: with "syntax": each fault, `{script, line, message}`
+ *
+ * There is none when somebody else killed the child (an operator, the kernel for want of memory): that is not the script's
+ * fault, and nil, message, "killed" instead. A script cannot do that: it has no system call for it.
  * @module atelier.jail
  */
 #include <poll.h>
@@ -383,11 +386,16 @@ static int read_verdict(lua_State *L, const char *body, size_t size, int64_t us)
     return (int)verdict;
 }
 
-/* What a child's end means that gave no verdict. */
+/*
+ * What a child's end means that gave no verdict. Its channel ends only when it does, so that a SIGKILL of ours, after the
+ * channel's end, comes too late to be what ended it.
+ */
 static int push_end(lua_State *L, const struct child *c, const struct jail_end *end, int err, int64_t us)
 {
     char text[128];
 
+    if (err == EPIPE && end->known && end->signal == SIGKILL)
+        return fail(L, "killed", "run jail: the child was killed by somebody else (signal %d)", SIGKILL);
     if (err == ETIMEDOUT || us >= (int64_t)c->limits.time_us)
         return push_verdict(L, JAIL_TIME, "more time than the limit allows", us);
     if (err == EPROTO)
@@ -500,7 +508,7 @@ static int too_large(lua_State *L, const struct child *c, size_t total)
  *   end the child
  * @return[2] nil
  * @treturn[2] string message
- * @treturn[2] string code: "start" or "no_wall"
+ * @treturn[2] string code: "start", "no_wall" or "killed"
  */
 static int l_load(lua_State *L)
 {
@@ -602,7 +610,7 @@ static int l_begin(lua_State *L)
  * @treturn[1] table verdict
  * @return[2] nil
  * @treturn[2] string message
- * @treturn[2] string code: "memory"
+ * @treturn[2] string code: "memory" or "killed"
  */
 static int l_finish(lua_State *L)
 {
@@ -620,7 +628,7 @@ static int l_finish(lua_State *L)
  * @treturn[1] table verdict
  * @return[2] nil
  * @treturn[2] string message
- * @treturn[2] string code: "start" or "no_wall"
+ * @treturn[2] string code: "start", "no_wall", "memory" or "killed"
  */
 static int l_run(lua_State *L)
 {

@@ -186,7 +186,7 @@ end
 -- @treturn[1] table verdict, see `atelier.jail`
 -- @return[2] nil
 -- @treturn[2] string message: the jail itself failed, or the runtime
--- @treturn[2] string code "runtime", "start", "no_wall" or an errno's symbol
+-- @treturn[2] string code "runtime", "start", "no_wall", "killed" (by somebody else) or an errno's symbol
 -- @function pool:finish
 function Pool:finish(run)
   if not run.entry then

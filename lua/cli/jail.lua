@@ -126,8 +126,9 @@ local function setting_of(args, limits, settings)
   return setting
 end
 
-local function refused(message)
-  return { verdict = "error", message = message, usage = { time_ms = 0, output_bytes = 0 }, output = "", calls = {} }
+local function refused(message, verdict)
+  return { verdict = verdict or "error", message = message, usage = { time_ms = 0, output_bytes = 0 }, output = "",
+    calls = {} }
 end
 
 -- Each file has a child of its own; nothing of one is in another. The next one's is started ahead.
@@ -153,7 +154,12 @@ local function run_file(path, setting, more)
     end
   end
   local name = path:match "[^/]+$" or "script"
-  return child:run { source = text, name = name:sub(1, 255), modules = setting.modules, check = false }
+  verdict, message, code = child:run { source = text, name = name:sub(1, 255), modules = setting.modules,
+    check = false }
+  if code == "killed" then
+    return refused(message, "crash")
+  end
+  return verdict, message, code
 end
 
 -- A file's name may be any bytes; a line of JSON may not.

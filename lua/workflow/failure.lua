@@ -7,7 +7,7 @@ local M = {}
 -- Failures that another attempt may not have, besides those of a system call (errno symbols).
 local TRANSIENT = {
   io = true, full = true, read_only = true, busy = true, timeout = true, connection = true, closed = true,
-  memory = true, template_version = true, keyring = true, start = true, no_wall = true, runtime = true,
+  memory = true, template_version = true, keyring = true, start = true, no_wall = true, runtime = true, killed = true,
   unavailable = true, denied = true, no_bucket = true, corrupt = true,
 }
 

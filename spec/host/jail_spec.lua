@@ -115,19 +115,40 @@ describe("a verdict", function()
     assert.equal("ok", run("return 1").verdict)
   end)
 
-  it("is crash when the child is killed from outside, between runs or in one", function()
+  -- As the kernel does when memory is short.
+  it("is none when somebody else killed the child, between runs or in one", function()
     local child <close> = new()
     assert.equal("ok", child:run({ source = "" }).verdict)
     signal.kill(child:pid(), signal.SIGKILL)
-    local v = assert(child:run { source = "print(1)" })
-    assert.equal("crash", v.verdict)
-    assert(v.message:find "signal 9", v.message)
+    local function assert_killed(v, message, code)
+      assert.is_nil(v)
+      assert.equal("run jail: the child was killed by somebody else (signal 9)", message)
+      assert.equal("killed", code)
+    end
+    assert_killed(child:run { source = "print(1)" })
     assert.is_false(child:alive())
 
-    local second <close> = new { instructions = 1 << 50 }
-    second:walls()
-    os.execute(("(sleep 0.2; kill -SEGV %d) >/dev/null 2>&1 &"):format(second:pid()))
-    assert.equal("crash", second:run({ source = "while true do end" }).verdict)
+    local loading <close> = new()
+    loading:walls()
+    signal.kill(loading:pid(), signal.SIGKILL)
+    assert_killed(loading:load { modules = { ["a.lua"] = "return 1" } })
+
+    local running <close> = new { instructions = 1 << 50, time = 600 }
+    assert.is_true(running:begin { source = "while true do end" })
+    signal.kill(running:pid(), signal.SIGKILL)
+    assert_killed(running:finish())
+  end)
+
+  it("is crash when the child ends by any other signal, and time when its parent kills it", function()
+    local child <close> = new { instructions = 1 << 50, time = 600 }
+    assert.is_true(child:begin { source = "while true do end" })
+    signal.kill(child:pid(), signal.SIGSYS)
+    local v = assert(child:finish())
+    assert.equal("crash", v.verdict)
+    local stopped <close> = new { time = 0.1 }
+    assert.is_true(stopped:begin { source = "while true do end" })
+    signal.kill(stopped:pid(), signal.SIGSTOP)
+    assert.equal("time", stopped:finish().verdict)
   end)
 
   it("is not changed by signals that are meant for its parent, as of a Control-C", function()

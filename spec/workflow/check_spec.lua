@@ -1,4 +1,5 @@
 -- No bundle is packaged that was not run: what the jail says decides the job, and its row tells.
+local signal = require "posix.signal"
 local worlds = require "spec.workflow.support.world"
 
 describe("a bundle that does not run", function()
@@ -49,6 +50,25 @@ describe("a bundle that does not run", function()
       assert.is_nil(world:file "PHONE-1")
     end)
   end
+
+  it("is tried again when somebody else killed the script, and not for ever", function()
+    world = worlds.new { config = { jail_instructions = 1 << 50, jail_time = 600 },
+      template = { files = { ["main.lua"] = "-- {{device_hash}} {{license_key}}\nwhile true do end" } } }
+    world:customer "PHONE-1"
+    local w = world:worker()
+    for run = 1, 4 do
+      local jobs = assert(w.queue:exchange(1))
+      assert.equal(1, #jobs)
+      local build = assert(w.builder:begin(jobs[1]))
+      signal.kill(build.run.entry.child:pid(), signal.SIGKILL)
+      assert(w:finish(build))
+      local row = verdict_of "PHONE-1"
+      assert.same({ run < 4 and "queued" or "failed", math.min(run, 3), "killed" },
+        { row.status, row.retry_count, row.error_code })
+      world:query "update file_generation_queue set run_after = now() - interval '1 hour'"
+    end
+    assert.same({}, world:keys())
+  end)
 
   it("stops nobody else's, of the same kit", function()
     world = worlds.new { template = { files = {
