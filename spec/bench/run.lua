@@ -5,7 +5,7 @@ package.path = package.path .. (";%s/?.lua"):format(host.root)
 local lab = require "spec.bench.lab"
 
 local PARTS = { "bundles", "remote", "large", "recovery", "queue", "latency", "memory", "rendering", "jail", "status",
-  "download", "purchase", "kill", "soak" }
+  "download", "purchase", "fair", "kill", "soak" }
 
 lab.shell(("mkdir -p '%s'"):format(lab.folder))
 print("machine: " .. lab.machine())
