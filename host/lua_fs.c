@@ -37,7 +37,7 @@ struct job {
     char source[PATH_MAX];   /* a file to take over, when there are no parts */
     int nparts;
     struct iovec parts[MAX_PARTS];
-    int done;                /* under the pool's lock */
+    atomic_int done;         /* set under the pool's lock, once all else is */
     int err;                 /* an errno, 0 = written and synced */
     const char *step;        /* what failed */
 };
@@ -49,6 +49,7 @@ struct pool {
     lua_Integer last_ticket;
     struct job *todo, **todo_end; /* not begun, oldest first */
     struct job *all[256];    /* not yet waited for, by ticket */
+    const struct job *awaited; /* whose end the owner sleeps for, or NULL */
     pthread_mutex_t lock;
     pthread_cond_t work, finished;
     pthread_t threads[MAX_THREADS];
@@ -264,7 +265,7 @@ static void *thread_main(void *arg)
     pthread_mutex_lock(&pool->lock);
     for (;;) {
         struct job *job = pool->todo;
-        int err;
+        int err, is_awaited;
 
         if (job == NULL && pool->stopping)
             break;
@@ -278,9 +279,14 @@ static void *thread_main(void *arg)
         pthread_mutex_unlock(&pool->lock);
         err = perform(pool->root, job);
         pthread_mutex_lock(&pool->lock);
+        is_awaited = pool->awaited == job;
         job->err = err;
-        job->done = 1;
-        pthread_cond_broadcast(&pool->finished);
+        atomic_store(&job->done, 1); /* from now on it may be freed */
+        if (is_awaited) { /* not under the lock: who wakes would only wait for that */
+            pthread_mutex_unlock(&pool->lock);
+            pthread_cond_signal(&pool->finished);
+            pthread_mutex_lock(&pool->lock);
+        }
     }
     pthread_mutex_unlock(&pool->lock);
     return NULL;
@@ -450,8 +456,8 @@ static lua_Integer pool_enqueue(struct pool *pool, struct job *job)
     pthread_mutex_lock(&pool->lock);
     *pool->todo_end = job;
     pool->todo_end = &job->next;
-    pthread_cond_signal(&pool->work);
     pthread_mutex_unlock(&pool->lock);
+    pthread_cond_signal(&pool->work);
     return job->ticket;
 }
 
@@ -514,18 +520,22 @@ static struct timespec deadline_after(lua_Number seconds)
     return t;
 }
 
-/* Waits until the job is done; 0 when the time is over. */
+/* Waits until the job is done; 0 when the time is over. A mere look costs no system call: workers look after each build. */
 static int await(struct pool *pool, const struct job *job, lua_Number seconds)
 {
-    struct timespec deadline = deadline_after(seconds);
-    int err = 0, done;
+    struct timespec deadline;
+    int err = 0;
 
+    if (atomic_load(&job->done) || seconds == 0)
+        return atomic_load(&job->done);
+    deadline = deadline_after(seconds);
     pthread_mutex_lock(&pool->lock);
-    while (!job->done && err == 0)
+    pool->awaited = job;
+    while (!atomic_load(&job->done) && err == 0)
         err = pthread_cond_timedwait(&pool->finished, &pool->lock, &deadline);
-    done = job->done;
+    pool->awaited = NULL;
     pthread_mutex_unlock(&pool->lock);
-    return done;
+    return atomic_load(&job->done);
 }
 
 /***

@@ -1,3 +1,4 @@
+local clock = require "clock"
 local fs = require "atelier.fs"
 local oom = require "oom"
 local program = require "spec.support.program"
@@ -59,6 +60,30 @@ describe("atelier.fs", function()
     for i = 1, 200 do
       assert.equal(("%d:"):format(i) .. ("x"):rep(i * 10), read(("%s/d%d/f%d"):format(dir, i % 7, i)))
     end
+  end)
+
+  it("tells at once that a file is not there yet, and later that it is", function()
+    local source = dir .. "/fifo"
+    assert(os.execute("mkfifo '" .. source .. "'")) -- who opens it waits for a writer
+    local held = assert(pool:put("held", source))
+    local free = pool:put("free", { "x" })
+    local seen = { { pool:wait(free) }, { pool:wait(held, 0) }, { pool:wait(held, 0.001) } }
+    local writer = assert(io.open(source, "r+")) -- before anything may fail: a pool that is closed waits for its threads
+    seen[4] = { pool:wait(held) }
+    writer:close()
+    assert.same({ true }, seen[1])
+    assert.same({ nil, "put: held: not synced within 0 s", "timeout" }, seen[2])
+    assert.same({ nil, "put: held: not synced within 0.001 s", "timeout" }, seen[3])
+    assert.equal("EINVAL", seen[4][3]) -- it was no file to take over
+  end)
+
+  it("shows in a mere look when a file is there", function()
+    local ticket, deadline = assert(pool:put("late", { "x" })), clock.now() + 60
+    repeat
+      local ok, message, code = pool:wait(ticket, 0)
+      assert.is_true(ok or code == "timeout", message)
+    until ok or clock.now() > deadline
+    assert.equal("x", read(dir .. "/late"))
   end)
 
   it("says busy at 256 puts that nobody collected", function()
