@@ -641,23 +641,11 @@ static const luaL_Reg master_funcs[] = {
     {"open", l_open}, {"control", l_control}, {"notify", l_notify}, {"live_handles", l_live_handles}, {NULL, NULL},
 };
 
-static void new_class(lua_State *L, const char *name, const luaL_Reg *meta, const luaL_Reg *methods)
-{
-    luaL_newmetatable(L, name);
-    luaL_setfuncs(L, meta, 0);
-    lua_newtable(L);
-    luaL_setfuncs(L, methods, 0);
-    lua_setfield(L, -2, "__index");
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "__metatable");
-    lua_pop(L, 1);
-}
-
 int luaopen_atelier_master(lua_State *L)
 {
     luaL_checkversion(L);
-    new_class(L, SUPERVISOR_MT, supervisor_meta, supervisor_methods);
-    new_class(L, CONTROL_MT, control_meta, control_methods);
+    managed_class(L, SUPERVISOR_MT, supervisor_meta, supervisor_methods);
+    managed_class(L, CONTROL_MT, control_meta, control_methods);
     luaL_newlib(L, master_funcs);
     return 1;
 }

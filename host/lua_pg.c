@@ -821,20 +821,6 @@ static const luaL_Reg pg_funcs[] = {
     {NULL, NULL},
 };
 
-static void new_class(lua_State *L, const char *name, const luaL_Reg *meta, const luaL_Reg *methods)
-{
-    luaL_newmetatable(L, name);
-    luaL_setfuncs(L, meta, 0);
-    if (methods != NULL) {
-        lua_newtable(L);
-        luaL_setfuncs(L, methods, 0);
-        lua_setfield(L, -2, "__index");
-    }
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "__metatable");
-    lua_pop(L, 1);
-}
-
 /* Coroutines are held weakly, or a dead one could never be told from one that waits. */
 static void new_waiting_table(lua_State *L)
 {
@@ -849,8 +835,8 @@ static void new_waiting_table(lua_State *L)
 int luaopen_atelier_pg(lua_State *L)
 {
     luaL_checkversion(L);
-    new_class(L, PG_CONN_MT, conn_meta, conn_methods);
-    new_class(L, PG_VALUE_MT, value_meta, NULL);
+    managed_class(L, PG_CONN_MT, conn_meta, conn_methods);
+    managed_class(L, PG_VALUE_MT, value_meta, NULL);
     new_waiting_table(L);
     luaL_newlib(L, pg_funcs);
     lua_pushlightuserdata(L, NULL);

@@ -840,29 +840,15 @@ static const luaL_Reg zip_funcs[] = {
     {NULL, NULL},
 };
 
-static void make_class(lua_State *L, const char *name, const luaL_Reg *meta, const luaL_Reg *methods)
-{
-    luaL_newmetatable(L, name);
-    luaL_setfuncs(L, meta, 0);
-    if (methods != NULL) {
-        lua_newtable(L);
-        luaL_setfuncs(L, methods, 0);
-        lua_setfield(L, -2, "__index");
-    }
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "__metatable");
-    lua_pop(L, 1);
-}
-
 int luaopen_atelier_zip(lua_State *L);
 
 int luaopen_atelier_zip(lua_State *L)
 {
     luaL_checkversion(L);
-    make_class(L, DEFLATER_MT, deflater_meta, NULL);
-    make_class(L, PIECE_MT, piece_meta, piece_methods);
-    make_class(L, WRITER_MT, writer_meta, writer_methods);
-    make_class(L, READER_MT, reader_meta, reader_methods);
+    managed_class(L, DEFLATER_MT, deflater_meta, NULL);
+    managed_class(L, PIECE_MT, piece_meta, piece_methods);
+    managed_class(L, WRITER_MT, writer_meta, writer_methods);
+    managed_class(L, READER_MT, reader_meta, reader_methods);
     luaL_newlib(L, zip_funcs);
     return 1;
 }

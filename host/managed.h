@@ -2,7 +2,7 @@
  * managed.h: what every native module shares.
  *
  * Owns: short-lived C objects that a Lua error cannot leak, the error triple `nil, message, code`,
- * strict option tables, and the count of live handles. Header-only, so that a module also builds
+ * strict option tables, classes, and the count of live handles. Header-only, so that a module also builds
  * alone as a rock. Must not know any module.
  */
 #ifndef ATELIER_MANAGED_H
@@ -203,6 +203,23 @@ MANAGED_UNUSED static const char *option_string(lua_State *L, int arg, const cha
     }
     lua_pop(L, 1);
     return s;
+}
+
+/* ==== classes ================================================================================== */
+
+/* A metatable under a name, which scripts do not get to see. Without `methods` its objects have none. */
+MANAGED_UNUSED static void managed_class(lua_State *L, const char *name, const luaL_Reg *meta, const luaL_Reg *methods)
+{
+    luaL_newmetatable(L, name);
+    luaL_setfuncs(L, meta, 0);
+    if (methods != NULL) {
+        lua_newtable(L);
+        luaL_setfuncs(L, methods, 0);
+        lua_setfield(L, -2, "__index");
+    }
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_pop(L, 1);
 }
 
 /* ==== live handles ============================================================================= */
