@@ -7,11 +7,11 @@
 -- A process that is told to end writes first what waits; one that is killed loses it: what came within the rest, 50 ms.
 -- Must not know requests. Works inside the loop of atelier.httpd only.
 -- @module api.download_log
-local crypto = require "atelier.crypto"
 local httpd = require "atelier.httpd"
 local json = require "atelier.json"
 local log = require "log"
 local pg = require "atelier.pg"
+local uuid = require "uuid"
 
 local M = {}
 
@@ -25,13 +25,6 @@ local WRITE = "select public.ate_log_downloads($1::jsonb)"
 
 local Log = {}
 Log.__index = Log
-
-local function uuid()
-  local b = { crypto.random(16):byte(1, 16) }
-  b[7] = b[7] & 0x0f | 0x40
-  b[9] = b[9] & 0x3f | 0x80
-  return (("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"):format(table.unpack(b)))
-end
 
 -- What a client says of itself: any bytes. What the database takes for text: UTF-8.
 local function clean(agent)
@@ -111,7 +104,7 @@ end
 -- @tparam table entry `file` (UUID), `ip`, `agent`, `status` ("completed" or "failed"), `bytes`, `reached_end`,
 --   `user`; `reason` where it was this service that cut it
 function Log:add(entry)
-  entry.id, entry.at, entry.agent = uuid(), httpd.now(), clean(entry.agent)
+  entry.id, entry.at, entry.agent = uuid.new(), httpd.now(), clean(entry.agent)
   if self.last - self.first + 1 >= self.most then
     return give_up(entry, "too many wait already")
   end

@@ -1,20 +1,12 @@
 --- The values of one bundle: what its placeholders see, what its container says, what the database keeps.
 -- @module workflow.values
-local crypto = require "atelier.crypto"
 local json = require "atelier.json"
+local uuid = require "uuid"
 
 local M = {}
 
 -- What a variable says when a licence never ends: a time, so that a tool may compare it like any other.
 local NEVER = "9999-12-31T23:59:59Z"
-
--- A random UUID (RFC 9562, version 4).
-local function uuid()
-  local b = { crypto.random(16):byte(1, 16) }
-  b[7] = b[7] & 0x0f | 0x40
-  b[9] = b[9] & 0x3f | 0x80
-  return (("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"):format(table.unpack(b)))
-end
 
 -- Seconds only: the container's times have no fraction. Nil is never, and so are Postgres' infinity and the years after
 -- 9999, which the container's four digits cannot write.
@@ -48,7 +40,7 @@ function M.variables(job, key)
     issued_at = os.date("!%Y-%m-%dT%H:%M:%SZ"),
     template = job.template_name,
     version = job.template_version,
-    artifact_id = uuid(),
+    artifact_id = uuid.new(),
     params = params,
   }
 end

@@ -256,7 +256,8 @@ describe("the stream of events", function()
 
   it("ends with the token's time", function()
     -- With the leeway of 30 s it is good for some seconds: for as many as this machine takes to come to the stream.
-    local life, stream = 3, nil
+    local stream
+    local life = 3
     while true do
       stream = open { token = service:token(service.pro.user, { exp = os.time() - 30 + life }) }
       if stream.status ~= 401 or life > 60 then break end

@@ -1,7 +1,6 @@
 local container = require "ate.container"
 local crypto = require "atelier.crypto"
 local forge = require "spec.ate.support.forge"
-local live = require "spec.ate.support.live"
 local json = require "atelier.json"
 local open = require "ate.open"
 local stat = require "posix.sys.stat"
@@ -27,15 +26,11 @@ describe("sealing in memory", function()
   local folder, path
 
   before_each(function()
-    live.mark()
-    folder = tmp.folder()
+    folder = tmp.begin()
     path = folder .. "/a.ate"
   end)
 
-  after_each(function()
-    tmp.clean()
-    live.check()
-  end)
+  after_each(tmp.finish)
 
   it("makes the format of the contract", function()
     local o = options { salt = ("s"):rep(32), nonce = ("n"):rep(12) }
@@ -126,15 +121,11 @@ describe("sealing from file to file", function()
   local folder, source, target
 
   before_each(function()
-    live.mark()
-    folder = tmp.folder()
+    folder = tmp.begin()
     source, target = tmp.write(folder .. "/a.zip", archive()), folder .. "/a.ate"
   end)
 
-  after_each(function()
-    tmp.clean()
-    live.check()
-  end)
+  after_each(tmp.finish)
 
   local function from(changes)
     local o = options(changes)

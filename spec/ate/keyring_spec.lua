@@ -1,7 +1,6 @@
 local crypto = require "atelier.crypto"
 local json = require "atelier.json"
 local keyring = require "ate.keyring"
-local live = require "spec.ate.support.live"
 local licence = require "ate.licence"
 local stat = require "posix.sys.stat"
 local tmp = require "spec.ate.support.tmp"
@@ -12,15 +11,11 @@ describe("a key ring", function()
   local folder, path
 
   before_each(function()
-    live.mark()
-    folder = tmp.folder()
+    folder = tmp.begin()
     path = folder .. "/keys.json"
   end)
 
-  after_each(function()
-    tmp.clean()
-    live.check()
-  end)
+  after_each(tmp.finish)
 
   it("is created with mode 0600, one current key of each kind, and nothing beside it", function()
     local ring = assert(keyring.create(path))

@@ -49,10 +49,7 @@ local VERIFY = [[
 describe("a large file", function()
   before_each(live.mark)
 
-  after_each(function()
-    tmp.clean()
-    live.check()
-  end)
+  after_each(tmp.finish)
 
   it("is sealed, verified, opened and refused in constant memory, and leaves nothing behind", function()
     local folder = tmp.folder()

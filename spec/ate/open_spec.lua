@@ -1,6 +1,5 @@
 local crypto = require "atelier.crypto"
 local forge = require "spec.ate.support.forge"
-local live = require "spec.ate.support.live"
 local json = require "atelier.json"
 local metadata = require "ate.metadata"
 local open = require "ate.open"
@@ -33,15 +32,11 @@ describe("an .ate file", function()
   local folder, path
 
   before_each(function()
-    live.mark()
-    folder = tmp.folder()
+    folder = tmp.begin()
     path = folder .. "/a.ate"
   end)
 
-  after_each(function()
-    tmp.clean()
-    live.check()
-  end)
+  after_each(tmp.finish)
 
   local function put(bytes) return tmp.write(path, bytes) end
 

@@ -1,6 +1,5 @@
 local crypto = require "atelier.crypto"
 local forge = require "spec.ate.support.forge"
-local live = require "spec.ate.support.live"
 local open = require "ate.open"
 local rawzip = require "spec.ate.support.rawzip"
 local stat = require "posix.sys.stat"
@@ -14,15 +13,11 @@ describe("the archive in a well-sealed file", function()
   local folder, path, out
 
   before_each(function()
-    live.mark()
-    folder = tmp.folder()
+    folder = tmp.begin()
     path, out = folder .. "/a.ate", folder .. "/out"
   end)
 
-  after_each(function()
-    tmp.clean()
-    live.check()
-  end)
+  after_each(tmp.finish)
 
   local function put(archive) return tmp.write(path, forge.file { archive = archive }) end
 

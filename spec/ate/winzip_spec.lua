@@ -1,6 +1,5 @@
 local crypto = require "atelier.crypto"
 local forge = require "spec.ate.support.forge"
-local live = require "spec.ate.support.live"
 local licence = require "ate.licence"
 local open = require "ate.open"
 local rawzip = require "spec.ate.support.rawzip"
@@ -22,15 +21,11 @@ describe("a winzip-aes256 container", function()
   local folder, path
 
   before_each(function()
-    live.mark()
-    folder = tmp.folder()
+    folder = tmp.begin()
     path = folder .. "/a.ate"
   end)
 
-  after_each(function()
-    tmp.clean()
-    live.check()
-  end)
+  after_each(tmp.finish)
 
   local function seal()
     local sealed = assert(winzip.seal { archive = archive(), licence = forge.LICENCE:lower() })

@@ -1,28 +1,10 @@
 -- What the reader of atelier.zip refuses: archives forged byte by byte.
+local support = require "spec.support.zip"
 local zip = require "atelier.zip"
 
+local archive, open, prose, refused = support.archive, support.open, support.prose, support.refused
+
 local MODE_FILE, MODE_FOLDER, MODE_LINK = 0x81a4 << 16, 0x41ed << 16, 0xa1ff << 16
-
--- Asserts the failure triple and returns its message.
-local function refused(code, value, message, got)
-  assert.is_nil(value)
-  assert.is_string(message)
-  assert.equal(code, got)
-  return message
-end
-
--- An archive in memory of {name, data, options} rows.
-local function archive(rows)
-  local w = assert(zip.writer())
-  for _, row in ipairs(rows) do
-    assert(w:add(row[1], row[2], row[3]))
-  end
-  return assert(w:close())
-end
-
-local function open(bytes, options)
-  return assert(zip.open({data = bytes}, options))
-end
 
 -- The raw deflate stream of data, cut out of an archive.
 local function deflated(data)
@@ -54,18 +36,6 @@ local function forge(entries, trailer)
   return table.concat(parts) .. directory .. (trailer.before or "")
     .. ("<I4I2I2I2I2I4I4I2"):pack(0x06054b50, 0, 0, trailer.count or #entries, trailer.count or #entries,
       trailer.length or #directory, trailer.at or at, #(trailer.comment or "")) .. (trailer.comment or "")
-end
-
--- Text that deflates like text does.
-local function prose(n, seed)
-  local words, out, length = {"local", "function", "return", "end", "bundle", "worker", "queue", "seal"}, {}, 0
-  local state = seed or 1
-  while length < n do
-    state = (state * 1103515245 + 12345) % 2147483648
-    out[#out + 1] = words[state // 65536 % #words + 1] .. state % 1000 .. " "
-    length = length + #out[#out]
-  end
-  return table.concat(out):sub(1, n)
 end
 
 describe("hostile archives", function()

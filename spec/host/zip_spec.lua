@@ -1,12 +1,7 @@
+local support = require "spec.support.zip"
 local zip = require "atelier.zip"
 
--- Asserts the failure triple and returns its message.
-local function refused(code, value, message, got)
-  assert.is_nil(value)
-  assert.is_string(message)
-  assert.equal(code, got)
-  return message
-end
+local archive, open, prose, refused = support.archive, support.open, support.prose, support.refused
 
 local function raises(pattern, f, ...)
   local ok, message = pcall(f, ...)
@@ -49,31 +44,6 @@ local function read_file(path)
   local bytes = f:read("a")
   f:close()
   return bytes
-end
-
--- An archive in memory of {name, data, options} rows.
-local function archive(rows)
-  local w = assert(zip.writer())
-  for _, row in ipairs(rows) do
-    assert(w:add(row[1], row[2], row[3]))
-  end
-  return assert(w:close())
-end
-
-local function open(bytes, options)
-  return assert(zip.open({data = bytes}, options))
-end
-
--- Text that deflates like text does.
-local function prose(n, seed)
-  local words, out, length = {"local", "function", "return", "end", "bundle", "worker", "queue", "seal"}, {}, 0
-  local state = seed or 1
-  while length < n do
-    state = (state * 1103515245 + 12345) % 2147483648
-    out[#out + 1] = words[state // 65536 % #words + 1] .. state % 1000 .. " "
-    length = length + #out[#out]
-  end
-  return table.concat(out):sub(1, n)
 end
 
 describe("atelier.zip", function()

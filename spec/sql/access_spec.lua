@@ -37,10 +37,7 @@ describe("access", function()
   end)
 
   after_each(function()
-    s:close()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, pg.live_handles())
+    database.close(s)
   end)
 
   it("shows users their own rows and no others", function()

@@ -43,16 +43,11 @@ describe("what the API asks of the database", function()
   end)
 
   before_each(function()
-    s = database.session(conninfo)
-    s:query "begin"
+    s = database.begin(conninfo)
   end)
 
   after_each(function()
-    s:query "rollback"
-    s:close()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, pg.live_handles())
+    database.finish(s)
   end)
 
   describe("ate_status", function()

@@ -93,6 +93,33 @@ function Session:close()
   self.conn:close()
 end
 
+--- A session whose work `finish` undoes, so that the specs of a database do not meet.
+-- @tparam string conninfo
+-- @treturn table session
+function M.begin(conninfo)
+  local s = M.session(conninfo)
+  s:query "begin"
+  return s
+end
+
+--- Ends what `begin` began, and sees that no connection is left open.
+-- @tparam table s session
+function M.finish(s)
+  s:query "rollback"
+  M.close(s)
+end
+
+--- Closes sessions, and sees that no connection is left open.
+-- @param ... sessions
+function M.close(...)
+  for _, s in ipairs { ... } do
+    s:close()
+  end
+  collectgarbage()
+  collectgarbage()
+  assert(pg.live_handles() == 0, "connections are left open")
+end
+
 --- As the API does it: a role and claims for one transaction.
 -- @tparam string role
 -- @tparam string claims JSON

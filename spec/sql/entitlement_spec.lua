@@ -6,16 +6,11 @@ describe("the three forms of the rule about entitlement", function()
   local s
 
   setup(function()
-    s = database.session(database.fresh())
-    s:query "begin"
+    s = database.begin(database.fresh())
   end)
 
   teardown(function()
-    s:query "rollback"
-    s:close()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, pg.live_handles())
+    database.finish(s)
   end)
 
   -- The same numbers everywhere and always.

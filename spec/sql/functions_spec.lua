@@ -9,16 +9,11 @@ describe("the functions for users", function()
   end)
 
   before_each(function()
-    s = database.session(conninfo)
-    s:query "begin"
+    s = database.begin(conninfo)
   end)
 
   after_each(function()
-    s:query "rollback"
-    s:close()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, pg.live_handles())
+    database.finish(s)
   end)
 
   it("have the names and types of the contract", function()

@@ -10,16 +10,11 @@ describe("the queue and its rules, read by somebody who means no good,", functio
   end)
 
   before_each(function()
-    s = database.session(conninfo)
-    s:query "begin"
+    s = database.begin(conninfo)
   end)
 
   after_each(function()
-    s:query "rollback"
-    s:close()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, pg.live_handles())
+    database.finish(s)
   end)
 
   local function claim(n, worker)

@@ -37,16 +37,11 @@ describe("the queue", function()
   end)
 
   before_each(function()
-    s = database.session(conninfo)
-    s:query "begin"
+    s = database.begin(conninfo)
   end)
 
   after_each(function()
-    s:query "rollback"
-    s:close()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, pg.live_handles())
+    database.finish(s)
   end)
 
   it("gives a worker all that a build needs", function()

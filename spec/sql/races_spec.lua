@@ -25,11 +25,7 @@ describe("several sessions", function()
   end)
 
   after_each(function()
-    a:close()
-    b:close()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, pg.live_handles())
+    database.close(a, b)
   end)
 
   it("never claim the same job", function()

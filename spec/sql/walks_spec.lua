@@ -17,8 +17,7 @@ describe("the database's calls look at few rows", function()
 
   -- A connection that has made its plans while the tables were empty; then they are not.
   before_each(function()
-    s = database.session(conninfo)
-    s:query "begin"
+    s = database.begin(conninfo)
     s:query "select * from ate_status('W1')"
     s:query "select * from complete_ate_generations('[]')"
     s:query "select ate_log_downloads('[]')"
@@ -31,11 +30,7 @@ describe("the database's calls look at few rows", function()
   end)
 
   after_each(function()
-    s:query "rollback"
-    s:close()
-    collectgarbage()
-    collectgarbage()
-    assert.equal(0, pg.live_handles())
+    database.finish(s)
   end)
 
   -- Rows of a table that a call has read, by any way.

@@ -29,14 +29,6 @@ describe("a remote store", function()
     world:close()
   end)
 
-  local function states()
-    local found = {}
-    for _, job in ipairs(world:jobs()) do
-      found[#found + 1] = ("%s %d"):format(job.status, job.retry_count)
-    end
-    return table.concat(found, ", ")
-  end
-
   local function objects()
     return #assert(store:list "generated/")
   end
@@ -64,7 +56,7 @@ describe("a remote store", function()
       local none, message, code = w:drain()
       assert.is_nil(none)
       assert.equal(fault.code, code, message)
-      assert.equal("queued 0, queued 0, queued 0, queued 0, queued 0", states())
+      assert.equal("queued 0, queued 0, queued 0, queued 0, queued 0", world:states())
       local attempts = world:value "select sum(attempt)::int from file_generation_queue"
       assert.equal(fault.code, select(3, w:drain()))
       assert.equal(attempts, world:value "select sum(attempt)::int from file_generation_queue", "nothing was claimed")
@@ -73,7 +65,7 @@ describe("a remote store", function()
         local counts = w:drain()
         return counts and counts.completed == 5
       end)
-      assert.equal("completed 0, completed 0, completed 0, completed 0, completed 0", states())
+      assert.equal("completed 0, completed 0, completed 0, completed 0, completed 0", world:states())
       assert.equal(5, objects())
     end)
   end
@@ -104,9 +96,9 @@ describe("a remote store", function()
       return nil, "the database is busy", "57014"
     end
     assert.is_nil((w:drain()))
-    assert.equal("processing 0, processing 0, processing 0", states())
+    assert.equal("processing 0, processing 0, processing 0", world:states())
     assert.is_true(w:resume(w.queue.conn, w.queue.id))
-    assert.equal("queued 0, queued 0, queued 0", states())
+    assert.equal("queued 0, queued 0, queued 0", world:states())
   end)
 
   it("has the templates for hosts that have no folder of them", function()
@@ -118,7 +110,7 @@ describe("a remote store", function()
     world:customer "D1"
     server:control("/fault", { times = 1000000, status = 503 })
     assert.equal("unavailable", select(3, world:worker():drain()))
-    assert.equal("queued 0", states())
+    assert.equal("queued 0", world:states())
     server:control "/calm"
     local counts = assert(world:worker():drain())
     assert.equal(1, counts.completed)

@@ -31,14 +31,6 @@ describe("a remote store's fault", function()
     world:close()
   end)
 
-  local function states()
-    local found = {}
-    for _, job in ipairs(world:jobs()) do
-      found[#found + 1] = ("%s %d"):format(job.status, job.retry_count)
-    end
-    return table.concat(found, ", ")
-  end
-
   local function error_json(status, code, message)
     return ('{"statusCode":"%s","error":"x","message":"%s","code":"%s"}'):format(status, message or "m", code)
   end
@@ -61,14 +53,14 @@ describe("a remote store's fault", function()
       server:control("/fault", fault)
       local none, message = w:drain()
       assert.is_nil(none, message)
-      assert.equal("queued 0, queued 0", states(), message)
+      assert.equal("queued 0, queued 0", world:states(), message)
       server:control "/calm"
       world.store.quiet_until = nil -- the patience that was asked for is over
       w.breaker.next_look = 0
       world:await(function()
         world.store.quiet_until = nil
         w:drain()
-        return states() == "completed 0, completed 0"
+        return world:states() == "completed 0, completed 0"
       end)
     end)
   end
@@ -83,7 +75,7 @@ describe("a remote store's fault", function()
       fault.times, fault.method = 1, "POST"
       server:control("/fault", fault)
       assert.equal(1, assert(world:worker():drain()).failed)
-      assert.equal("failed 0", states())
+      assert.equal("failed 0", world:states())
     end)
   end
 
@@ -121,7 +113,7 @@ describe("a remote store's fault", function()
     server:control("/fault", { times = 1000000, status = 400, body = error_json(403, "AccessDenied") })
     local w = world:worker()
     assert.equal("unavailable", select(3, w:drain()))
-    assert.equal("queued 0", states())
+    assert.equal("queued 0", world:states())
     server:control "/calm"
     w.breaker.next_look = 0
     assert.equal(1, assert(w:drain()).completed)
@@ -139,12 +131,12 @@ describe("a remote store's fault", function()
     assert.is_nil(none)
     assert.equal("unavailable", code)
     assert.matches("No space left", message, 1, true)
-    assert.equal("queued 0", states())
+    assert.equal("queued 0", world:states())
     assert.equal("", select(2, program.shell("ls -A " .. cache)))
     program.mount(cache, "remount,size=1m")
     world:await(function()
       w:drain()
-      return states() == "completed 0"
+      return world:states() == "completed 0"
     end)
   end)
 
@@ -161,7 +153,7 @@ describe("a remote store's fault", function()
     assert.is_nil(none)
     assert.equal("unavailable", code)
     assert.matches("status 418", message, 1, true)
-    assert.equal("queued 0, completed 0, completed 0, completed 0, completed 0", states())
+    assert.equal("queued 0, completed 0, completed 0, completed 0, completed 0", world:states())
     assert.equal(2, waits "D0001")
     assert.is_nil(w.breaker.problem)
     world:customer "LATER"
@@ -186,7 +178,7 @@ describe("a remote store's fault", function()
     server:control "/calm"
     world:await(function()
       w:drain()
-      return states() == "completed 0, completed 0, completed 0, completed 0, completed 0"
+      return world:states() == "completed 0, completed 0, completed 0, completed 0, completed 0"
     end)
   end)
 

@@ -1,4 +1,5 @@
 --- A folder of a spec's own, removed with all that is in it.
+local live = require "spec.ate.support.live"
 local stdlib = require "posix.stdlib"
 
 local M = {}
@@ -16,6 +17,19 @@ end
 function M.clean()
   for _, path in ipairs(made) do os.execute(("rm -rf '%s'"):format(path)) end
   made = {}
+end
+
+--- For `before_each`: a folder, and the handles that are alive are noted. To be ended by `finish`.
+-- @treturn string folder
+function M.begin()
+  live.mark()
+  return M.folder()
+end
+
+--- For `after_each`: removes all folders, and sees that no handle is left alive.
+function M.finish()
+  M.clean()
+  live.check()
 end
 
 --- Writes a file.

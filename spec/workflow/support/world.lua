@@ -188,6 +188,15 @@ function World:jobs(where)
     :format(where or "true"))
 end
 
+--- The jobs' states and what they have paid, as in "queued 0, failed 3".
+function World:states()
+  local found = {}
+  for _, job in ipairs(self:jobs()) do
+    found[#found + 1] = ("%s %d"):format(job.status, job.retry_count)
+  end
+  return table.concat(found, ", ")
+end
+
 function World:file(hash)
   return self:query([[select f.*, f.id::text as id from ate_files f join devices d on d.id = f.device_id
     where d.device_hash = $1]], { hash })[1]
