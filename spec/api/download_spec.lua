@@ -59,7 +59,7 @@ local function jobs()
 end
 
 local function link_of(user, id, expiry)
-  return link.make(assert(link.keys(service.ring)), user, id, expiry or os.time() + 100)
+  return link.make(assert(link.keys(service.ring)), user, id, expiry or os.time() + 290)
 end
 
 describe("a download", function()

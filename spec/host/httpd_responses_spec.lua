@@ -34,9 +34,12 @@ describe("a server", function()
     end)
 
     it("end an idle connection, and one that drips its next request", function()
-      local c, drip = connect(nil, site.impatient), connect(nil, site.impatient)
-      assert.equal(200, c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
-      assert.equal(200, drip:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
+      local function used()
+        local c = connect(nil, site.impatient)
+        assert.equal(200, c:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
+        return c
+      end
+      local c, drip = used(), used()
       for _ = 1, 600 do
         if drip.is_ended then break end
         drip:send("G")

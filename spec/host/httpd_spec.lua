@@ -255,7 +255,7 @@ describe("atelier.httpd", function()
     it("waits for the database, and finishes a statement before it ends the one who asked", function()
       local url = require("spec.support.postgres").database("httpd")
       local pg = require "atelier.pg"
-      local conn = assert(pg.connect(url, { yield = true }))
+      local conn = assert(pg.connect(url, { yield = true, timeout = 60, cancel_timeout = 60 }))
       -- Another connection holds the lock that a statement waits for.
       local holder = assert(pg.connect(url))
       assert(holder:query "select pg_advisory_lock(1)")

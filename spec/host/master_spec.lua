@@ -274,13 +274,14 @@ describe("atelier.master", function()
   end)
 
   it("keeps many children apart", function()
-    local codes = {}
+    -- One script for all: a file that is being executed cannot be written.
+    local exe, codes = script "exit $CODE", {}
     for i = 1, 60 do
-      codes[assert(supervisor:spawn { exe = script(("exit %d"):format(i)), title = "n" })] = i
+      codes[assert(supervisor:spawn { exe = exe, title = "n", env = { CODE = tostring(i) } })] = i
     end
     for _ = 1, 60 do
       local event = next_event()
-      assert.is_truthy(codes[event.id])
+      assert.equal(codes[event.id], event.code)
       codes[event.id] = nil
     end
     assert.is_nil(next(codes))

@@ -66,6 +66,7 @@ local function configure(self, changes)
   values.state_dir, values.database_url, values.jwt_secret = self.dir, self.url, M.SECRET
   values.keyring, values.storage_dir = self.dir .. "/keyring.json", self.dir .. "/files"
   values.supabase_url, values.jwks_url, values.listen_port, values.log_level = nil, nil, 0, "info"
+  values.api_timeout = 60 -- a slow machine must not change an answer
   for name, value in pairs(changes or {}) do
     values[name] = value
   end

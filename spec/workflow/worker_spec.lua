@@ -327,7 +327,7 @@ describe("a worker before a database that refuses", function()
   -- look when the other one begins to wait, and is then the one that is ended.
   it("survives a deadlock", function()
     world:customers(2)
-    world:query(("alter database %s set deadlock_timeout = '5s'"):format(world.url:match "dbname=(%S+)"))
+    world:query(("alter database %s set deadlock_timeout = '10s'"):format(world.url:match "dbname=(%S+)"))
     assert(world:worker():drain())
     world:query "select count(queue_ate_generation(device_hash, 'tools')) from devices"
     local rival <close> = assert(pg.connect(world.url))
