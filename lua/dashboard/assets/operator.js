@@ -24,6 +24,7 @@ function open(app, config, leave) {
   const drawn = {};
   let timer;
   let seriesAt = 0;
+  let turns = 0;
 
   const bench = h("div", { class: "bench" });
   for (const [name, tag, className] of PARTS) {
@@ -64,8 +65,10 @@ function open(app, config, leave) {
         icon(view.paused ? "play" : "pause"), t(view.paused ? "ops_resume" : "ops_pause")));
   }
 
+  // Only the last one that was begun draws: an answer to what was asked before, say with another filter, may come later.
   async function refresh() {
     clearTimeout(timer);
+    const turn = ++turns;
     try {
       if (!view.updated) data.queue = await api.ops("queue"); // one refusal is enough
       const wantsSeries = Date.now() - seriesAt > SERIES_EVERY;
@@ -75,13 +78,13 @@ function open(app, config, leave) {
         api.ops("workers"), api.ops("state"), api.ops("templates"),
         wantsSeries ? api.ops("series", { minutes: 60 }) : data.series,
       ]);
-      if (stop.signal.aborted) return;
+      if (stop.signal.aborted || turn !== turns) return;
       Object.assign(data, { queue, failed, jobs, workers, state, templates, series });
       if (wantsSeries) seriesAt = Date.now();
       view.fault = null;
       view.updated = new Date();
     } catch (error) {
-      if (stop.signal.aborted) return;
+      if (stop.signal.aborted || turn !== turns) return;
       if (error.status === 401) return leave(error.code === "token_expired" ? "expired" : "refused");
       if (error.status === 403) return leave("refused");
       if (!(error instanceof api.ApiError)) console.warn(error);
