@@ -5,10 +5,12 @@
  * their phase, nor Lua.
  *
  * Nobody waits at the door unheard. When there are as many connections as there may be, the one that has said nothing for the
- * longest time goes for the newcomer; where all are at work the newcomer is told so, at once. libmicrohttpd would leave him in
- * the queue until somebody goes, health checks too, and spin where descriptors are used up before its first connection.
+ * longest time goes for the newcomer. Where all are at work the newcomer is told so, at once, and for the next ones those go
+ * whose clients hardly take or send anything. libmicrohttpd would leave newcomers in the queue until somebody goes, health
+ * checks too, and spin where descriptors are used up before its first connection.
  */
 #include <errno.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -85,6 +87,57 @@ static int make_room(struct server *s, int64_t now)
         return 1;
     }
     return 0;
+}
+
+/* What the client has of a long response, or -1: it is none, or has not begun. A stream of no known length is none. */
+static int64_t taken(const struct connection *c)
+{
+    const struct request *r = c->request;
+    const struct writer *w = &r->writer;
+    uint64_t got;
+    int left = 0;
+
+    if (r->phase == REQUEST_ANSWER) {
+        if (r->length < HTTPD_MEASURED || r->response != NULL)
+            return -1;
+        got = httpd_acked(c);
+        return got > r->begins ? (int64_t)(got - r->begins) : 0;
+    }
+    if (r->phase != REQUEST_WRITER || w->state != WRITER_SENDING || (w->is_stream && !w->is_measured))
+        return -1;
+    ioctl(c->source.fd, SIOCOUTQ, &left);
+    return left > 0 && (uint64_t)left < w->handed ? (int64_t)w->handed - left : (int64_t)w->handed;
+}
+
+/* Slower than `min_rate` after the time that a header block may take. Where nobody waits for its place, it may be. */
+static int is_burden(const struct connection *c, int64_t now)
+{
+    const struct httpd_limits *limits = &c->server->limits;
+    const struct request *r = c->request;
+    int64_t since, got;
+
+    if (r == NULL) /* all is handed over, and idle_ms runs since then */
+        return c->unconfirmed != NULL && now - (c->deadline - limits->idle_ms) >= limits->header_ms;
+    if (r->is_shut)
+        return 0;
+    if (r->phase == REQUEST_BODY)
+        return now - r->started / 1000 >= limits->header_ms;
+    since = now - r->answered_at;
+    if (since < limits->header_ms)
+        return 0;
+    got = taken(c);
+    return got >= 0 && got / limits->min_rate < since / 1000;
+}
+
+int door_wants(struct connection *c, int64_t now)
+{
+    struct door *d = &c->server->door;
+
+    if (d->wanted <= 0 || !is_burden(c, now))
+        return 0;
+    d->wanted--;
+    d->nended++;
+    return 1;
 }
 
 /* ==== newcomers ================================================================================ */
@@ -210,7 +263,7 @@ static void tell(struct server *s, int64_t now)
 
     if (d->nended + d->nturned_away == d->told || now < d->tell_at)
         return;
-    snprintf(text, sizeof text, "full: %lld connections: %llu silent ones ended, %llu new ones turned away since the start",
+    snprintf(text, sizeof text, "full: %lld connections: %llu ended, %llu new ones turned away since the start",
              (long long)s->nconnections, (unsigned long long)d->nended, (unsigned long long)d->nturned_away);
     d->told = d->nended + d->nturned_away;
     d->tell_at = now + LOG_MS;
@@ -221,6 +274,8 @@ void door_sweep(struct server *s, int64_t now)
 {
     struct door *d = &s->door;
 
+    d->wanted = (int64_t)(d->nturned_away - d->heard);
+    d->heard = d->nturned_away;
     if (d->spare < 0 && s->listener >= 0)
         d->spare = eventfd(0, EFD_CLOEXEC);
     if (d->open_at != 0 && now >= d->open_at && s->listener >= 0) {

@@ -27,7 +27,6 @@
 
 #define SWEEP_MS 200
 #define POOL_SPARE 16384 /* what libmicrohttpd needs beside the header block: its tables, bodies, its response's head */
-#define MEASURED 16384 /* responses from this size: how much of one arrived is looked up when it is cut */
 #define DRAIN_GRACE_MS 500 /* between cutting everything off and leaving */
 #define NEW_CONNECTION_MS 1000 /* how long a new connection may take to say something when draining */
 
@@ -70,13 +69,13 @@ const char *httpd_reason(unsigned status)
     return reason != NULL ? reason : "Unknown";
 }
 
-static uint64_t acked_bytes(int fd)
+uint64_t httpd_acked(const struct connection *c)
 {
     struct tcp_info info;
     socklen_t size = sizeof info;
 
     memset(&info, 0, sizeof info);
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_bytes_acked : 0;
+    return getsockopt(c->source.fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_bytes_acked : 0;
 }
 
 static void close_both_ways(const struct connection *c)
@@ -115,11 +114,11 @@ static int account(struct request *r)
 {
     uint64_t got;
 
-    if (r->length < MEASURED) {
+    if (r->length < HTTPD_MEASURED) {
         r->sent = r->is_finished ? r->length : 0;
         return 1;
     }
-    got = acked_bytes(r->connection->source.fd);
+    got = httpd_acked(r->connection);
     got = got > r->begins + r->head_size ? got - r->begins - r->head_size : 0;
     r->sent = got < r->length ? got : r->length;
     return r->sent == r->length;
@@ -197,10 +196,10 @@ static enum MHD_Result queue_response(struct request *r)
     enum MHD_Result ok;
     struct connection *c = r->connection;
 
-    if (r->length >= MEASURED) { /* an earlier response may still be on its way */
+    if (r->length >= HTTPD_MEASURED) { /* an earlier response may still be on its way */
         int unconfirmed = 0;
         ioctl(c->source.fd, SIOCOUTQ, &unconfirmed);
-        r->begins = acked_bytes(c->source.fd) + (uint64_t)(unconfirmed > 0 ? unconfirmed : 0);
+        r->begins = httpd_acked(c) + (uint64_t)(unconfirmed > 0 ? unconfirmed : 0);
         c->seen = r->begins;
         c->progress = front_now();
     }
@@ -537,11 +536,11 @@ static int is_stalled(struct connection *c, int64_t now)
 {
     uint64_t acked;
 
-    if (c->request == NULL || c->request->phase != REQUEST_ANSWER || c->request->length < MEASURED)
+    if (c->request == NULL || c->request->phase != REQUEST_ANSWER || c->request->length < HTTPD_MEASURED)
         return 0;
     if (c->request->response != NULL) /* waits for libmicrohttpd's turn: nobody could take anything yet */
         return 0;
-    acked = acked_bytes(c->source.fd);
+    acked = httpd_acked(c);
     if (acked != c->seen) {
         c->seen = acked;
         c->progress = now;
@@ -555,6 +554,13 @@ static void sweep_connection(struct connection *c, int64_t now)
     const struct httpd_limits *limits = &c->server->limits;
 
     confirm(c, 0);
+    if (door_wants(c, now)) {
+        if (r != NULL && r->phase == REQUEST_WRITER)
+            lose(r);
+        else
+            too_late(c, now);
+        return;
+    }
     if (r != NULL && r->phase == REQUEST_WRITER) {
         writer_sweep(r, now);
         return;
@@ -571,12 +577,12 @@ static void sweep(struct server *s, int64_t now)
 {
     struct connection *next;
 
+    door_sweep(s, now);
     for (struct connection *c = s->connections; c != NULL; c = next) {
         next = c->next;
         sweep_connection(c, now);
     }
     httpd_sweep_lingerers(s, now);
-    door_sweep(s, now);
     s->next_sweep = now + SWEEP_MS;
 }
 

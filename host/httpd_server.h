@@ -20,6 +20,7 @@
 
 #define HTTPD_METHOD_MAX 32
 #define DOOR_SPARE 64 /* connections above the limit, while others end for them */
+#define HTTPD_MEASURED 16384 /* responses from this size: how much of one arrived is looked up when it is cut */
 #define HTTPD_SHORT_FILE (64 << 20) /* up to so many bytes libmicrohttpd sends, and keeps the connection */
 
 /* ==== limits =================================================================================== */
@@ -152,6 +153,8 @@ struct door {
     int spare;        /* a descriptor to let go of when there is no other; -1: none */
     int64_t open_at;  /* 0: it is open */
     uint64_t nended, nturned_away, told;
+    uint64_t heard;   /* of those turned away, at the last sweep */
+    int64_t wanted;   /* places that they would have needed since the one before */
     int64_t tell_at;
 };
 
@@ -193,6 +196,8 @@ void door_sweep(struct server *s, int64_t now);
 void door_wait(struct connection *c);
 /* Something is, or it ends. */
 void door_leave(struct connection *c);
+/* Whether it is to end because somebody was turned away, and its own client hardly sends or takes anything. */
+int door_wants(struct connection *c, int64_t now);
 
 /* ==== httpd_check.c ============================================================================ */
 
@@ -234,6 +239,8 @@ void httpd_set_deadline(struct connection *c, int64_t ms);
 int httpd_fd(const struct connection *c);
 void httpd_request_free(struct request *r);
 int64_t httpd_microseconds(void);
+/* Bytes that the client's side has confirmed. */
+uint64_t httpd_acked(const struct connection *c);
 const char *httpd_date(struct server *s);
 const char *httpd_reason(unsigned status);
 

@@ -192,7 +192,8 @@ static void close_listener(struct server_box *box)
  *   (8192), `body_bytes` (65536), `header_seconds` (10), `body_seconds` (30), `handler_seconds` (30: until it answers),
  *   `response_seconds` (60) and `min_rate` (16384 bytes a second, for longer responses), `stall_seconds` (30: a client that takes
  *   nothing), `idle_seconds` (60), `half_close_seconds` (1: how long a client that closed its side is still answered),
- *   `connections` (1024; one more ends the one that is silent for the longest time; while all are at work it gets 503),
+ *   `connections` (1024; one more ends the one that is silent for the longest time; while all are at work it gets 503,
+ *   and those go that are slower than `min_rate` after `header_seconds`),
  *   `requests` (1000 a connection), `stream_bytes` (262144 queued before `request:write` waits), `slice_ms` (100)
  * @treturn[1] server
  * @return[2] nil

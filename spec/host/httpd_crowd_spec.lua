@@ -27,6 +27,10 @@ PAGES["/end"] = function(request)
   request:respond { body = "ended" }
 end
 
+PAGES["/file"] = function(request)
+  request:respond { file = { path = request.query.path } }
+end
+
 -- No descriptor beyond those that are open may be had.
 PAGES["/close_the_books"] = function(request)
   local limit = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -188,6 +192,60 @@ describe("a server of a crowd", function()
       assert.is_true(httpd.now() < deadline)
     until answer and answer.body == "ended"
     assert.is_true(is_served())
+  end)
+
+  -- As far as libmicrohttpd sends files, beyond that, and where all fits into the sockets.
+  for name, size in pairs { long = 10 << 20, ["very long"] = 65 << 20, short = 20000 } do
+    it("ends slow readers of a " .. name .. " file once somebody is turned away, and no stream", function()
+      local path = os.tmpname()
+      local file = assert(io.open(path, "w"))
+      file:seek("set", size - 1)
+      file:write "x"
+      file:close()
+      start { connections = 4, header_seconds = 0.5, idle_seconds = 600, stall_seconds = 600, response_seconds = 600 }
+      hold(1)
+      for _ = 1, 3 do
+        local slow = tcp.connect(server.port, 2048)
+        clients[#clients + 1] = slow
+        slow:send(("GET /file?path=%s HTTP/1.1\r\nHost: a\r\n\r\n"):format(path))
+        assert.is_true(slow:fill())
+      end
+      local deadline, answer = httpd.now() + 60
+      repeat
+        assert.is_true(httpd.now() < deadline)
+        local client = connect()
+        answer = client:ask(ASK)
+        table.remove(clients):close()
+      until answer and answer.status == 200
+      server:logs "complete: GET /file 200 "
+      assert.is_false(clients[1]:is_closed(0))
+      assert.matches("complete: GET /file 200 %d+ false", server:log())
+      os.remove(path)
+    end)
+  end
+
+  it("ends slow senders of bodies once somebody is turned away", function()
+    start { connections = 3, header_seconds = 0.5, body_seconds = 600 }
+    local slow = {}
+    for i = 1, 3 do
+      slow[i] = connect()
+      slow[i]:send "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+      assert.equal(100, slow[i]:response().status) -- its header is read
+    end
+    local deadline, answer = httpd.now() + 60
+    repeat
+      assert.is_true(httpd.now() < deadline)
+      answer = connect():ask(ASK)
+      table.remove(clients):close()
+    until answer and answer.status == 200
+    local ended = 0
+    for i = 1, 3 do
+      if slow[i]:is_closed(0) then
+        ended = ended + 1
+        assert.equal(408, slow[i]:response().status)
+      end
+    end
+    assert.is_true(ended > 0)
   end)
 
   describe("that may open no more files", function()
