@@ -145,7 +145,7 @@ describe("a verdict", function()
     signal.kill(child:pid(), signal.SIGSYS)
     local v = assert(child:finish())
     assert.equal("crash", v.verdict)
-    local stopped <close> = new { time = 0.1 }
+    local stopped <close> = new { instructions = 1 << 50, time = 0.1 }
     assert.is_true(stopped:begin { source = "while true do end" })
     signal.kill(stopped:pid(), signal.SIGSTOP)
     assert.equal("time", stopped:finish().verdict)

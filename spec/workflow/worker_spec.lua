@@ -160,6 +160,7 @@ describe("a worker", function()
   end)
 
   it("keeps a session that fails and is not lost, lest others take its jobs for a dead worker's", function()
+    world:configure { worker_batch = 8, worker_lease = 600 } -- however long this takes
     world:customers(2)
     local let_go = world:hold_completions()
     local process = world:start("work", "--json")
