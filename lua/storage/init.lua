@@ -5,6 +5,7 @@
 --   put(key, source, options)  begins to store; source is {strings…} or a path (then taken over). Never replaces a key.
 --                              Options: sha256 in hex. → ticket | nil, message, code
 --   wait(ticket, timeout)      → true once the store confirmed it | nil, message, code
+--   poll(ticket)               → as wait, at once and without carrying puts on: "timeout" where it is not known yet
 --   get(key)                   → an open file, or what is read like one (read, seek, close) and has `size`,
 --                              the object's, in bytes | nil, message, code
 --   head(key)                  → {size}, where it is known with sha256 and etag | nil, message, code; as get and read

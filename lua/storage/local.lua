@@ -71,6 +71,10 @@ function Store:wait(ticket, timeout)
   return nil, "storage: " .. message, NAMES[code] or code
 end
 
+function Store:poll(ticket)
+  return self:wait(ticket, 0)
+end
+
 function Store:get(key)
   if not storage.is_safe(key) then
     return refused("get", key)

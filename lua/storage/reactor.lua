@@ -155,6 +155,20 @@ function Reactor:wait(task, timeout)
   return task.result ~= nil
 end
 
+--- Drives several tasks in the time that is left.
+-- @tparam {table,...} tasks
+-- @tparam number seconds for all
+-- @treturn {table,...} the results of those that are done
+-- @treturn boolean whether all are
+function Reactor:wait_all(tasks, seconds)
+  local results, deadline, done = {}, clock.now() + seconds, true
+  for i, task in ipairs(tasks) do
+    done = self:wait(task, deadline - clock.now()) and done
+    results[i] = task.result
+  end
+  return results, done
+end
+
 --- Gives one task up, and what it asks for.
 -- @tparam table task
 function Reactor:drop(task)

@@ -86,16 +86,6 @@ end
 
 -- ==== the contract =============================================================================
 
--- Waits for tasks in the time that is left; gives the results, and whether all are done.
-local function await(own, tasks, seconds)
-  local results, deadline, done = {}, clock.now() + seconds, true
-  for i, task in ipairs(tasks) do
-    done = own:wait(task, deadline - clock.now()) and done
-    results[i] = task.result
-  end
-  return results, done
-end
-
 -- Runs a step, or several at once, as tasks, and gives the results of each. In the event loop each call has a reactor
 -- of its own, with its warm connections; elsewhere there is one.
 local function perform(self, seconds, ...)
@@ -104,7 +94,7 @@ local function perform(self, seconds, ...)
   for i, step in ipairs { ... } do
     tasks[i] = own:spawn(step, self)
   end
-  local ok, results, done = pcall(await, own, tasks, seconds)
+  local ok, results, done = pcall(own.wait_all, own, tasks, seconds)
   if not ok or not done then -- one that raised must not leave the others behind
     for _, task in ipairs(tasks) do
       own:drop(task)
@@ -162,6 +152,15 @@ function Store:wait(ticket, timeout)
   end
   self.tickets[ticket] = nil
   return table.unpack(task.result, 1, task.result.n)
+end
+
+--- As `wait`, without carrying anything on.
+function Store:poll(ticket)
+  local task = self.tickets[ticket]
+  if task and not (task.result or task.raised) then
+    return nil, "storage: not done yet", "timeout"
+  end
+  return self:wait(ticket, 0)
 end
 
 local function named(operation, key, f, patience)

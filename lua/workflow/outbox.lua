@@ -1,8 +1,9 @@
---- Files on their way to the store, in the order of their puts, until it has confirmed or refused them.
+--- Files on their way to the store, until it has confirmed or refused them.
 --
 -- They travel while others are built: a store that takes its time holds nobody up before so many are under way that
--- memory, or the staging disk, would not hold more. Knows the queue only to keep the lease, to hand over what is
--- stored, and to fail what was refused.
+-- memory, or the staging disk, would not hold more. They mostly arrive in the order of their puts, and so it is the
+-- first that is waited for; but what arrives behind one that takes its time is recorded without it. Knows the queue
+-- only to keep the lease, to hand over what is stored, and to fail what was refused.
 -- @module workflow.outbox
 local breaker = require "workflow.breaker"
 local clock = require "clock"
@@ -15,8 +16,10 @@ Outbox.__index = Outbox
 
 local STORE_SECONDS = 300 -- until a file that the store does not confirm is given up
 local ABANDON_SECONDS = 5 -- for all that is under way when nobody will complete it
-local LOOK_SECONDS = 1    -- between two looks whether there is still time for it
-local SLOW = 0.05         -- seconds after which live views are told what takes so long
+local SLOWEST = 1 << 20   -- bytes a second: a large file has so much more time
+local SLOW = 0.05         -- seconds after which live views are told what takes so long, and others are looked at
+local LONG = 1            -- seconds between two looks where there are no others
+local RECORD_SECONDS = 0.2 -- until what has arrived is recorded, while others are waited for
 local MOST = 192          -- files under way: a store's pool takes 256, and 100 ms at 1,500 a second are 150
 local MOST_BYTES = 64 << 20 -- of files that are in memory
 local MOST_LARGE = 2      -- files that are in a folder of their own
@@ -36,6 +39,7 @@ function M.new(options)
     bytes = 0,   -- of those in `sent` that are in memory
     large = 0,   -- of `sent`, those that are in a folder
     taken = 0,   -- files that the store has taken so far
+    look_at = 0, -- when those behind the first are looked at again
     late = {}, -- given up by us, but not yet by the store
     leave_at = math.huge, end_at = math.huge, -- see `hurry`
   }, Outbox)
@@ -82,20 +86,6 @@ function Outbox:count()
   return #self.sent
 end
 
--- Waits for one file, and keeps the lease meanwhile.
-function Outbox:await(item)
-  local ticket, deadline = item.artifact.ticket, clock.now() + STORE_SECONDS
-  local ok, message, code = self.store:wait(ticket, SLOW)
-  if code == "timeout" then
-    self.progress:tell(item.job, "storing")
-  end
-  while code == "timeout" and clock.now() < deadline and not is_to_leave(self) do
-    self.queue:keep_lease()
-    ok, message, code = self.store:wait(ticket, math.min(self.config.worker_lease / 3, LOOK_SECONDS))
-  end
-  return ok, message, code
-end
-
 -- Files that were given up may still arrive, or fail: then they go.
 function Outbox:sweep_late()
   for i = #self.late, 1, -1 do
@@ -125,52 +115,112 @@ local function conclude(self, item, ok, message, code)
   return true
 end
 
---- Waits until the store has the `count` files that were sent first; what it refused fails. Where that is none of
--- the job's doing, it is left as it is, and is among the suspects. Fewer when there is no time left, see `hurry`.
--- @tparam integer count
+-- One that the store does not confirm is given up in the end.
+local function doubt(self, item, now, message)
+  item.give_up_at = item.give_up_at or now + STORE_SECONDS + item.artifact.size / SLOWEST
+  if now < item.give_up_at then
+    return true
+  end
+  self.late[#self.late + 1] = item.artifact
+  return conclude(self, take(self, 1), nil, message, "timeout")
+end
+
+-- The first takes its time: what has arrived behind it does not wait for it.
+local function look_behind(self, message)
+  local now, i = clock.now(), 2
+  self.look_at = now + SLOW
+  while self.sent[i] do
+    local ok, problem, code = self.store:poll(self.sent[i].artifact.ticket)
+    if code == "timeout" then
+      i = i + 1
+    else
+      ok, problem, code = conclude(self, take(self, i), ok, problem, code)
+      if not ok then
+        return nil, problem, code
+      end
+    end
+  end
+  return doubt(self, self.sent[1], now, message)
+end
+
+-- Records what has arrived, when that is due. Gives when it is due the next time.
+local function record(self, due)
+  local now = clock.now()
+  if now < due or not self.queue.stored[1] then
+    return due
+  end
+  local ok, message, code = self.queue:exchange(0)
+  return ok and now + RECORD_SECONDS, message, code
+end
+
+-- Waits until it is enough, or the time is over.
+local function carry(self, is_enough, seconds)
+  local now = clock.now()
+  local slice, due, deadline = SLOW, now + RECORD_SECONDS, now + (seconds or math.huge)
+  while self.sent[1] and not is_enough(self) and now < deadline and not is_to_leave(self) do
+    local item = self.sent[1]
+    local ok, message, code = self.store:wait(item.artifact.ticket, math.min(slice, deadline - now))
+    if code ~= "timeout" then
+      ok, message, code = conclude(self, take(self, 1), ok, message, code)
+    else
+      self.progress:tell(item.job, "storing")
+      self.queue:keep_lease()
+      ok, message, code = look_behind(self, message)
+      if ok then
+        due, message, code = record(self, due)
+        ok = due
+      end
+      slice = (self.sent[2] or self.queue.stored[1]) and SLOW or LONG
+    end
+    if not ok then
+      return nil, message, code
+    end
+    now = clock.now()
+  end
+  return true
+end
+
+local function never()
+  return false
+end
+
+--- Waits until nothing is on its way; what the store refused fails. Where that is none of the job's doing, it is left
+-- as it is, and is among the suspects. What has arrived is recorded meanwhile, when that lasts. Ends before when there
+-- is no time left, see `hurry`.
+-- @tparam[opt] number seconds so long at most
+-- @tparam[opt] function is_enough gives true when the rest need not be waited for
 -- @treturn[1] boolean true
 -- @return[2] nil: the session with the database is over
 -- @treturn[2] string message
 -- @treturn[2] string code
-function Outbox:settle(count)
+function Outbox:settle(seconds, is_enough)
   self:sweep_late()
-  for _ = 1, count do
-    local item = self.sent[1]
-    local ok, message, code = self:await(item)
-    if code == "timeout" and is_to_leave(self) then
-      break
-    elseif code == "timeout" then
-      self.late[#self.late + 1] = item.artifact
-    end
-    ok, message, code = conclude(self, take(self, 1), ok, message, code)
-    if not ok then
-      return nil, message, code
-    end
-  end
-  return true
+  return carry(self, is_enough or never, seconds)
+end
+
+local function has_room(self)
+  return #self.sent <= 1 or #self.sent <= MOST and self.bytes <= MOST_BYTES and self.large <= MOST_LARGE
 end
 
 --- Carries the files on their way, takes those that have arrived, and waits only where too many are under way.
 -- @return as of `settle`
 function Outbox:tend()
-  while self.sent[1] do
+  local is_late = false
+  while self.sent[1] and not is_late do
     local ok, message, code = self.store:wait(self.sent[1].artifact.ticket, 0)
-    if code == "timeout" then
-      break
+    is_late = code == "timeout"
+    if not is_late then
+      ok, message, code = conclude(self, take(self, 1), ok, message, code)
+    elseif clock.now() >= self.look_at then
+      ok, message, code = look_behind(self, message)
+    else
+      ok = true
     end
-    ok, message, code = conclude(self, take(self, 1), ok, message, code)
     if not ok then
       return nil, message, code
     end
   end
-  while #self.sent > 1 and (#self.sent > MOST or self.bytes > MOST_BYTES or self.large > MOST_LARGE)
-    and not is_to_leave(self) do
-    local ok, message, code = self:settle(1)
-    if not ok then
-      return nil, message, code
-    end
-  end
-  return true
+  return carry(self, has_room)
 end
 
 --- Nothing will complete these any more: they go as soon as they have arrived. All together have a few seconds, for a

@@ -17,6 +17,7 @@ Suspects.__index = Suspects
 
 local UNPROVEN = 1                        -- seconds that a job waits when nothing was taken since
 local FIRST_DELAY, LONGEST_DELAY = 2, 60  -- seconds that it waits when others were
+local LONGEST_LOOK, LOOK_SECONDS = 10, 1  -- seconds that other puts are waited for; where one has proved it, so long
 local MOST_KNOWN = 1000                   -- subjects; a job that comes back after this many others begins anew
 local POSTPONE = [[select postpone_ate_generations($1, array(select jsonb_array_elements_text($2)::uuid), $3::interval,
   $4)]]
@@ -108,22 +109,30 @@ local function postpone(self, suspects)
   return true
 end
 
+-- Whether the store has taken what was sent after one of those that were noted.
+local function is_proven(self)
+  for _, suspect in ipairs(self.list) do
+    if self.taken_from > suspect.since then
+      return true
+    end
+  end
+  return false
+end
+
 -- Judges those that were noted: puts them off, unless all is the store's. Gives the outage that it is, if it is one.
 local function judge(self)
-  local first, puts = self.list[1], 0
-  local is_proven = false
+  local first, puts, proven = self.list[1], 0, is_proven(self)
   for _, suspect in ipairs(self.list) do
-    is_proven = is_proven or self.taken_from > suspect.since
     puts = puts + (suspect.is_template and 0 or 1)
   end
   self.problem = { message = first.message, code = first.code }
-  if not is_proven and not self.breaker:sees() then
+  if not proven and not self.breaker:sees() then
     return true, self.problem
   end
   for _, suspect in ipairs(self.list) do
     suspect.delay = delay_of(self, suspect)
   end
-  self.alone = not is_proven and self.alone + puts or 0
+  self.alone = not proven and self.alone + puts or 0
   local ok, message, code = postpone(self, self.list)
   if not ok then
     return nil, message, code
@@ -133,7 +142,7 @@ end
 
 --- Where the store refused jobs: is it them, or the store? `outage` is {message, code} where it is the store; then they
 -- are left as they are, for the worker to hand back.
--- @tparam table outbox see workflow.outbox: what is under way is waited for
+-- @tparam table outbox see workflow.outbox: what is under way is waited for, but not for one that takes its time
 -- @treturn[1] boolean true
 -- @return[2] nil: the session with the database is over
 -- @treturn[2] string message
@@ -142,7 +151,10 @@ function Suspects:weigh(outbox)
   if self.outage or not self.list[1] then
     return true
   end
-  local ok, message, code = outbox:settle(outbox:count())
+  local from = clock.now()
+  local ok, message, code = outbox:settle(LONGEST_LOOK, function()
+    return clock.now() - from >= LOOK_SECONDS and is_proven(self)
+  end)
   if ok then
     ok, message, code = judge(self)
     self.outage = ok and message

@@ -25,6 +25,7 @@ local Worker = {}
 Worker.__index = Worker
 
 local BATCH_LIMIT = 100
+local PATIENCE = 0.25        -- seconds that files under way are waited for before more is claimed
 local SLOWEST = 2 << 20      -- bytes a second that building a large bundle surely reaches
 
 --- A new worker.
@@ -75,12 +76,11 @@ function Worker:finish(build)
     return self.queue:fail(build.job, message, code, verdict)
   end
   self.outbox:add(build.job, artifact)
-  local ok
-  ok, message, code = self.outbox:tend()
+  local ok, problem, why = self.outbox:tend()
   if ok and self.express:is_due(self.outbox.sent) then
-    ok, message, code = self.queue:exchange(0)
+    ok, problem, why = self.queue:exchange(0)
   end
-  return ok and true, message, code
+  return ok and true, problem, why
 end
 
 -- A job that could not be begun fails, unless its template is not to be had: then nothing is wrong with it.
@@ -139,9 +139,12 @@ end
 -- The store is out of reach. What it has is completed; all that was held under the old name goes back, at no cost.
 function Worker:hand_back()
   local outage, former = self.suspects.outage, self.queue.id
+  local ok, message, code = self.outbox:settle()
   self.suspects:forget()
   self.breaker:trip(outage.message, outage.code)
-  local ok, message, code = self.queue:resume(self.queue.conn, former)
+  if ok then
+    ok, message, code = self.queue:resume(self.queue.conn, former)
+  end
   return ok and self.queue.counts, message, code
 end
 
@@ -157,15 +160,17 @@ function Worker:work(only)
   local jobs, message, code = self.queue:exchange(want, only)
   self.queue:lease_is_fresh()
   while jobs do
-    local ok
     local claimed = #jobs
     self.holds = self.holds or claimed > 0
     self.progress:claimed(jobs)
+    local ok
     ok, message, code = self:build(self.express:order(jobs))
-    -- A full batch suggests more work: its files may travel meanwhile. Else everything is finished now.
+    -- A full batch suggests more work: its files may travel meanwhile. Else everything is finished now; but one that
+    -- takes its time does not keep those waiting that are queued by then.
     local last = claimed < want or self.stopping
-    if ok and (last or self.suspects.outage or self.breaker.is_doubtful) then
-      ok, message, code = self.outbox:settle(self.outbox:count())
+    local must_end = self.stopping or only or self.suspects.outage or self.breaker.is_doubtful
+    if ok and (last or must_end) then
+      ok, message, code = self.outbox:settle(not must_end and PATIENCE or nil)
     end
     if ok then
       ok, message, code = self.suspects:weigh(self.outbox)
@@ -180,7 +185,7 @@ function Worker:work(only)
       self.breaker:passed()
       want = self.breaker:batch(only and 1 or self.batch)
     end
-    if last and #self.queue.stored == 0 then
+    if last and #self.queue.stored == 0 and (must_end or self.outbox:count() == 0) then
       return self.queue.counts
     end
     jobs, message, code = self.queue:exchange((self.stopping or only) and 0 or want)
@@ -236,7 +241,7 @@ end
 -- Goes on in a new session, with all that the old one had built.
 function Worker:resume(conn, former)
   self.queue.conn = conn
-  local ok, message, code = self.outbox:settle(self.outbox:count())
+  local ok, message, code = self.outbox:settle()
   if ok then
     ok, message, code = self.queue:resume(conn, former)
   end

@@ -67,6 +67,28 @@ function M.test(busted, open)
     store:close()
   end)
 
+  it("tells at once whether a put is done, and that once", function()
+    local function polled(ticket)
+      local deadline = os.time() + 60
+      while true do
+        local ok, message, code = store:poll(ticket)
+        if code ~= "timeout" then
+          return ok, message, code
+        end
+        assert(os.time() < deadline, "never done")
+        store:head "generated/none" -- carries what is under way on
+      end
+    end
+    local key = new_key()
+    local ticket = assert(store:put(key, { "bytes" }, {}))
+    assert.is_true(polled(ticket))
+    assert.is_false((pcall(store.poll, store, ticket)))
+    assert.equal(5, assert(store:head(key)).size)
+    local ok, message, code = polled((assert(store:put(key, { "another" }, {}))))
+    assert.is_nil(ok)
+    assert.equal("exists", code, message)
+  end)
+
   it("gives back what was put, by head, whole and in pieces", function()
     local key, bytes = new_key(), crypto.random(300001)
     assert.is_true(put(store, key, { bytes:sub(1, 7), "", bytes:sub(8) }, { sha256 = sha256(bytes) }))
