@@ -17,7 +17,12 @@
 #include "httpd_lua.h"
 
 #define REQUEST_MT "atelier.httpd.request"
+#define FEW_HEADERS 32 /* are noted without asking Lua for memory */
 
+/*
+ * The registry holds the box as long as the request is under way, so it needs no finaliser. With one, all that hangs on a
+ * request, some fifty values, would outlive a collection: the collector keeps whatever a finaliser may still look at.
+ */
 struct request_box {
     struct request *r; /* NULL once it is over */
 };
@@ -50,10 +55,10 @@ static int on_header_field(lua_State *L, const char *name, size_t name_size, con
 
 struct header_copy {
     size_t n;
-    struct {
+    struct header_note {
         const char *name, *value;
         size_t name_size, size;
-    } items[];
+    } *items;
 };
 
 /* libmicrohttpd must not be left by a Lua error, so its callback only notes addresses, which live as long as the request. */
@@ -74,16 +79,17 @@ static enum MHD_Result note_header(void *arg, enum MHD_ValueKind kind, const cha
 static void push_headers(lua_State *L, const struct request *r)
 {
     int n = MHD_get_connection_values_n(r->connection->mhd, MHD_HEADER_KIND, NULL, NULL);
-    struct header_copy *copy;
+    struct header_note few[FEW_HEADERS];
+    struct header_copy copy = {0, few};
 
-    if (n < 0)
-        n = 0;
-    copy = lua_newuserdatauv(L, sizeof *copy + (size_t)n * sizeof copy->items[0], 0);
-    copy->n = 0;
-    MHD_get_connection_values_n(r->connection->mhd, MHD_HEADER_KIND, note_header, copy);
-    lua_createtable(L, 0, n);
-    for (size_t i = 0; i < copy->n; i++)
-        on_header_field(L, copy->items[i].name, copy->items[i].name_size, copy->items[i].value, copy->items[i].size);
+    if (n > FEW_HEADERS)
+        copy.items = lua_newuserdatauv(L, (size_t)n * sizeof *copy.items, 0);
+    else
+        lua_pushnil(L);
+    MHD_get_connection_values_n(r->connection->mhd, MHD_HEADER_KIND, note_header, &copy);
+    lua_createtable(L, 0, (int)copy.n);
+    for (size_t i = 0; i < copy.n; i++)
+        on_header_field(L, copy.items[i].name, copy.items[i].name_size, copy.items[i].value, copy.items[i].size);
     lua_remove(L, -2);
 }
 
@@ -355,11 +361,6 @@ static int fail_closed(lua_State *L, const char *name)
     return fail(L, "closed", "%s: the client is gone, or the request was cancelled", name);
 }
 
-static void destroy_response(void *response)
-{
-    MHD_destroy_response(response);
-}
-
 /* Whether the answer has a body on the wire. */
 static int is_bare(const struct request *r, const struct answer *a)
 {
@@ -424,6 +425,30 @@ static int answer_last(lua_State *L, struct request *r, const struct answer *a, 
     return begun(L, r);
 }
 
+/* The list of headers at `list` holds strings only, so that nothing in here raises, and nothing has to be anchored. */
+static struct MHD_Response *make_response(lua_State *L, const struct request *r, const struct answer *a, int list)
+{
+    lua_Integer n = (lua_Integer)lua_rawlen(L, list);
+    struct MHD_Response *response;
+
+    if (a->fd >= 0 && !r->is_head)
+        response = MHD_create_response_from_fd_at_offset64(a->length, a->fd, (uint64_t)a->offset);
+    else if (is_bare(r, a) && a->length != a->size)
+        response = MHD_create_response_from_callback(a->length, 4096, never_read, NULL, NULL);
+    else
+        response = MHD_create_response_from_buffer(a->size, (void *)(uintptr_t)a->body, MHD_RESPMEM_MUST_COPY);
+    for (lua_Integer i = 1; i <= n && response != NULL; i += 2) {
+        lua_rawgeti(L, list, i);
+        lua_rawgeti(L, list, i + 1);
+        if (MHD_add_response_header(response, lua_tostring(L, -2), lua_tostring(L, -1)) != MHD_YES) {
+            MHD_destroy_response(response);
+            response = NULL;
+        }
+        lua_pop(L, 2);
+    }
+    return response;
+}
+
 /*
  * Answers through libmicrohttpd, which owns a->fd once the response is made (then r->response is set, or r->is_answered).
  * The list of headers is on top of the stack.
@@ -431,29 +456,13 @@ static int answer_last(lua_State *L, struct request *r, const struct answer *a, 
 static int answer_with(lua_State *L, struct request *r, const struct answer *a)
 {
     int list = lua_gettop(L);
-    lua_Integer n = (lua_Integer)lua_rawlen(L, list);
-    struct managed *m;
 
     /* Of a 304 that names no length libmicrohttpd would say 0, or send the end of a body. */
     if (r->connection->half_closed != 0 || (a->status == 304 && !a->has_length))
         return answer_last(L, r, a, list);
-    m = managed_new(L, destroy_response);
-    if (a->fd >= 0 && !r->is_head)
-        m->p = MHD_create_response_from_fd_at_offset64(a->length, a->fd, (uint64_t)a->offset);
-    else if (is_bare(r, a) && a->length != a->size)
-        m->p = MHD_create_response_from_callback(a->length, 4096, never_read, NULL, NULL);
-    else
-        m->p = MHD_create_response_from_buffer(a->size, (void *)(uintptr_t)a->body, MHD_RESPMEM_MUST_COPY);
-    for (lua_Integer i = 1; i <= n && m->p != NULL; i += 2) {
-        lua_rawgeti(L, list, i);
-        lua_rawgeti(L, list, i + 1);
-        if (MHD_add_response_header(m->p, lua_tostring(L, -2), lua_tostring(L, -1)) != MHD_YES)
-            managed_free(m);
-        lua_pop(L, 2);
-    }
-    if (m->p == NULL)
+    r->response = make_response(L, r, a, list);
+    if (r->response == NULL)
         return fail(L, "memory", "respond: not enough memory");
-    r->response = managed_release(m);
     r->status = a->status;
     r->length = is_bare(r, a) ? 0 : a->length;
     r->head_size = a->head_size + own_head_size(a);
@@ -779,16 +788,6 @@ static int l_request_tostring(lua_State *L)
     return 1;
 }
 
-static int l_request_gc(lua_State *L)
-{
-    struct request_box *box = luaL_checkudata(L, 1, REQUEST_MT);
-
-    if (box->r != NULL)
-        box->r->object = NULL;
-    box->r = NULL;
-    return 0;
-}
-
 static const luaL_Reg request_methods[] = {
     {"respond", l_respond},
     {"write", l_write},
@@ -798,7 +797,6 @@ static const luaL_Reg request_methods[] = {
 };
 
 static const luaL_Reg request_meta[] = {
-    {"__gc", l_request_gc},
     {"__tostring", l_request_tostring},
     {"__newindex", l_request_newindex},
     {NULL, NULL},
