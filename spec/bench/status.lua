@@ -22,9 +22,7 @@ local PGBENCH = [[
 \startpipeline
 select where set_config('role', 'authenticated', true) is null or set_config('request.jwt.claims',
   '{"sub":"' || ('a0000000-0000-4000-8000-' || lpad(to_hex(:i::bigint), 12, '0')) || '","role":"authenticated"}', true) is null;
-select template_id, is_ready, reason, ate_file_id::text, filename, file_size, checksum, download_count, expires_at,
-  queue_id::text, state, stage, "position", attempt, error_code, error_message, queued_at, updated_at
-  from public.ate_status('BENCH-' || :i::text, 'smartgram');
+select public.ate_status_members('BENCH-' || :i::text, 'smartgram') as told;
 \endpipeline
 ]]
 

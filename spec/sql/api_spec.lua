@@ -95,6 +95,43 @@ describe("what the API asks of the database", function()
       assert.equal(1, #s:query "select * from ate_status('MINE')")
       assert.equal(pg.null, status("MINE", 1, "nothing").template_id)
       assert.equal(pg.null, status("MINE", 1, "nothing").queue_id)
+      assert.equal("no_template", status("MINE", 1, "nothing").reason)
+    end)
+
+    it("is the same as a JSON object's members, whatever they hold and wherever the session is", function()
+      local function told(n, template)
+        return as(n, function()
+          return s:value("ate_status_members('J', $1)", { template or "smartgram" })
+        end)
+      end
+      local device = s:device { hash = "J", plan = "pro", user = 1 }
+      local name = '"quoted" \\ back\tand é.ate'
+      s:query([[insert into ate_files (device_id, template_id, filename, file_path, file_size_bytes, checksum,
+          encryption_key_hash, expires_at, tools)
+        select $1, id, $2, 'x', 1000, repeat('a', 64), repeat('b', 64), '2999-01-02 03:04:05.25+09', '[]'
+        from ate_templates]], { device, name })
+      s:query "delete from file_generation_queue"
+      s:query([[insert into file_generation_queue (device_id, template_id, status, error_code, error_message,
+          created_at)
+        select $1, id, 'failed', 'jail_error', $2, '2026-01-02 03:04:05Z' from ate_templates]], { device, name })
+      s:query "select set_config('timezone', 'Asia/Tokyo', true), set_config('datestyle', 'German', true)"
+      local text = told(1)
+      s:query "select set_config('timezone', 'UTC', true), set_config('datestyle', 'ISO, YMD', true)"
+      assert.matches('^"is_ready":true,"reason":null,"ate_file_id":"[%x-]+","filename":', text)
+      local members, row = assert(json.decode("{" .. text .. "}")), status "J"
+      assert.same({ name, 1000, "2999-01-01T18:04:05.25Z", 0 },
+        { members.filename, members.file_size, members.expires_at, members.download_count })
+      assert.same({ name, 1000, "2999-01-01T18:04:05.25Z", 0 },
+        { row.filename, row.file_size, row.expires_at, row.download_count })
+      assert.same({ "failed", json.null, { code = "jail_error", message = name }, "2026-01-02T03:04:05Z" },
+        { members.job.state, members.job.position, members.job.error, members.job.queued_at })
+      assert.same({ "failed", pg.null, "jail_error", name, "2026-01-02T03:04:05Z" },
+        { row.state, row.position, row.error_code, row.error_message, row.queued_at })
+      s:query "update ate_files set expires_at = 'infinity'"
+      assert.equal("infinity", json.decode("{" .. told(1) .. "}").expires_at)
+      assert.is_true(status "J".is_ready)
+      assert.equal(pg.null, told(2))
+      assert.matches('^"is_ready":false,"reason":"no_template",', told(1, "nothing"))
     end)
 
     it("says what entitlement says, and agrees with a download", function()
@@ -420,11 +457,11 @@ describe("what the API asks of the database", function()
   end)
 
   it("is closed to those whom it is not for", function()
-    local for_users = { "ate_status('X')", "ate_download(gen_random_uuid())", "request_ate_generation('X')",
-      "ate_present_jobs()" }
+    local for_users = { "ate_status('X')", "ate_status_members('X')", "ate_download(gen_random_uuid())",
+      "request_ate_generation('X')", "ate_present_jobs()" }
     local for_service = { "ate_job_owners('{}')", "ate_queue_summary()", "ate_series()", "ate_worker_list()",
       "ate_job_list()", "trim_ate_downloads()", "ate_log_downloads('[]')" }
-    local for_nobody = { "ate_place(now())", "ate_person()", "ate_measure(now(), now())",
+    local for_nobody = { "ate_place(now())", "ate_person()", "ate_json_time(now())", "ate_measure(now(), now())",
       "ate_quick(gen_random_uuid(), now())", "ate_ranked('{}')", "ate_request('X', 'smartgram', 5)", "ate_enqueue_jobs('{}', '{}', 5, 'x')" }
     local function refuses(role, calls)
       for _, call in ipairs(calls) do

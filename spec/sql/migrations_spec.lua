@@ -179,7 +179,8 @@ describe("the migrations", function()
     local new = dump(conninfo)
     local s = session(conninfo)
     support.run(conninfo, [[
-      drop function ate_status, ate_download, request_ate_generation, ate_present_jobs, ate_job_owners,
+      drop function ate_status, ate_status_members, ate_json_time, ate_download, request_ate_generation,
+        ate_present_jobs, ate_job_owners,
         ate_queue_summary, ate_measure, ate_series, ate_worker_list, ate_job_list, trim_ate_downloads, ate_person,
         ate_judge, ate_quick, ate_standing, ate_ranked, ate_file_fault, ate_enqueue_jobs, ate_request, ate_place,
         ate_log_downloads;
@@ -366,15 +367,15 @@ describe("the migrations", function()
     local conninfo = support.database "pinned"
     database.migrate(conninfo)
     local s = session(conninfo)
-    -- Four become part of what asks them, which a path of their own would prevent, and one is a part of
+    -- Five become part of what asks them, which a path of their own would prevent, and one is a part of
     -- functions that pin it: nobody's rights are lent with them, nobody else may call them, and every name in them is
     -- qualified or bound.
-    assert.same({ "ate_file_fault", "ate_judge", "ate_quick", "ate_standing", "ate_viewer" }, s:value [[
+    assert.same({ "ate_file_fault", "ate_json_time", "ate_judge", "ate_quick", "ate_standing", "ate_viewer" }, s:value [[
       jsonb_agg(p.proname order by p.proname) from pg_proc p
       where p.pronamespace = 'public'::regnamespace and not coalesce(p.proconfig::text, '') ~ 'search_path']])
     assert.equal(0, s:value [[count(*) from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-      where p.pronamespace = 'public'::regnamespace and p.proname in ('ate_file_fault', 'ate_judge', 'ate_quick',
-        'ate_standing')
+      where p.pronamespace = 'public'::regnamespace and p.proname in ('ate_file_fault', 'ate_json_time',
+        'ate_judge', 'ate_quick', 'ate_standing')
         and (p.prosecdef or a.grantee <> p.proowner)]])
     assert.equal(0, s:value [[count(*) from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
       and not relrowsecurity]])
