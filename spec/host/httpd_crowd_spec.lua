@@ -202,7 +202,7 @@ describe("a server of a crowd", function()
       file:seek("set", size - 1)
       file:write "x"
       file:close()
-      start { connections = 4, header_seconds = 0.5, idle_seconds = 600, stall_seconds = 600, response_seconds = 600 }
+      start { connections = 4, header_seconds = 4, idle_seconds = 600, stall_seconds = 600, response_seconds = 600 }
       hold(1)
       for _ = 1, 3 do
         local slow = tcp.connect(server.port, 2048)
@@ -225,7 +225,7 @@ describe("a server of a crowd", function()
   end
 
   it("ends slow senders of bodies once somebody is turned away", function()
-    start { connections = 3, header_seconds = 0.5, body_seconds = 600 }
+    start { connections = 3, header_seconds = 4, body_seconds = 600 }
     local slow = {}
     for i = 1, 3 do
       slow[i] = connect()
