@@ -275,6 +275,8 @@ static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd
     r->target = strdup(target);
     r->body_limit = s->limits.body_bytes;
     r->writer.file = -1;
+    /* Who asks again has read the answer before. Kept until a sweep, its values would be old ones to the collector. */
+    confirm(c, 0);
     c->request = r;
     s->nin_flight++;
     if (c->served > 0) /* the first one's deadline began with the connection */

@@ -178,6 +178,17 @@ describe("a server", function()
       end
     end)
 
+    it("are known to have arrived when the client asks for more", function()
+      local server = site.start {}
+      local c = connect(nil, server)
+      for i = 0, 4 do
+        assert.equal(1048576, #c:ask("GET /file?path=" .. path .. "&length=1048576 HTTP/1.1\r\nHost: a\r\n\r\n").body)
+        assert.equal(tostring(2 * i + 1), c:ask("GET /completed HTTP/1.1\r\nHost: a\r\n\r\n").body)
+      end
+      c:close()
+      server:stop()
+    end)
+
     for name, more in pairs { long = "", short = "&length=4000000" } do
     it("tell what arrived when they are cut: " .. name, function()
       local c = connect(65536)

@@ -90,9 +90,13 @@ PAGES["/collect"] = function(request)
   request:respond { body = "" }
 end
 
-local function handler(request, _, log)
+PAGES["/completed"] = function(request, _, server)
+  request:respond { body = tostring(server:stats().completed) }
+end
+
+local function handler(request, server, log)
   local page = PAGES[request.path]
-  if page then return page(request, log) end
+  if page then return page(request, log, server) end
   request:respond { body = "path " .. request.path }
 end
 
