@@ -36,11 +36,11 @@ end
 -- @treturn[2] string message
 -- @treturn[2] number|nil seconds that the store asks to wait
 function M.open(store, key, size, checksum)
-  if (damaged[key] or 0) > clock.now() then -- no range of it either
+  if damaged[key] and damaged[key] > clock.now() then -- no range of it either
     return nil, "damaged", "its bytes were not the file's"
   end
-  local head, handle, message, code, seconds = true, nil, nil, nil, nil
-  if store.kind == "local" then -- a remote store looks by itself; here to open anything but a file might wait
+  local head, handle, message, code, seconds = store.kind ~= "local", nil, nil, nil, nil
+  if not head then -- a remote store looks by itself; here to open anything but a file might wait
     head, message, code = store:head(key)
   end
   if head then
@@ -49,7 +49,8 @@ function M.open(store, key, size, checksum)
   if not handle then
     return nil, code == "not_found" and "missing" or "store", message, seconds
   end
-  local found = handle:seek "end" -- an object is never changed: what is open now has that size to its end
+  -- An object is never changed: what is open now has that size to its end. To ask a file for it reads a page of it.
+  local found = head ~= true and head.size or handle:seek "end"
   if found ~= size then
     handle:close()
     return nil, "size", ("has %s bytes, not %d"):format(found, size)
