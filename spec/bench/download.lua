@@ -90,11 +90,14 @@ local function requests_of(s)
   return requests
 end
 
+-- `cpu` gives the server's processor time, and its database's where it has one.
 local function measure(load, cpu, bytes)
-  local before = cpu()
+  local server, database = cpu()
   load.connections, load.seconds = CONNECTIONS, SECONDS
   local result = service.load(load)
-  result.cpu_us = (cpu() - before) * 1e6 / result.requests
+  local server_after, database_after = cpu()
+  result.cpu_us = (server_after - server) * 1e6 / result.requests
+  result.database_us = ((database_after or 0) - (database or 0)) * 1e6 / result.requests
   if result.errors > 0 then
     print(("    FAILED: %d of %d requests: %s"):format(result.errors, result.requests, result.kinds))
   elseif result.bytes < result.rate * bytes * 0.9 then -- some are still on their way at the end
@@ -112,8 +115,9 @@ local function median(runs, figure)
 end
 
 local function line(name, runs)
-  print(("    %-10s %8.1f /s %8.0f MB/s   p50 %6.2f ms  p99 %6.2f ms   CPU/request: %.0f µs"):format(name,
-    median(runs, "rate"), median(runs, "bytes") / 1e6, median(runs, "p50"), median(runs, "p99"), median(runs, "cpu_us")))
+  print(("    %-10s %8.1f /s %8.0f MB/s   p50 %6.2f ms  p99 %6.2f ms   CPU/request: %.0f µs, Postgres %.0f µs")
+    :format(name, median(runs, "rate"), median(runs, "bytes") / 1e6, median(runs, "p50"), median(runs, "p99"),
+    median(runs, "cpu_us"), median(runs, "database_us")))
 end
 
 local function measure_size(s, nginx, size)
@@ -124,7 +128,7 @@ local function measure_size(s, nginx, size)
   local server <close> = nginx and start_nginx(nginx, s.folder .. "/files")
   local url = path:sub(#(s.folder .. "/files") + 1)
   local function front()
-    return (s:cpu "front 1")
+    return s:cpu "front 1"
   end
   measure({ port = s.port, requests = requests }, front, bytes)
   for i = 1, ROUNDS do
