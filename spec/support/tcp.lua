@@ -53,10 +53,17 @@ function Client:is_closed(seconds)
   return true
 end
 
+-- In pieces: joined one by one, 20 MB through a small window are gigabytes to copy, and the server takes that for a stall.
 function Client:take(n)
-  while #self.buffer < n do
-    if not self:fill() then return nil, self.buffer end
+  local parts, size, went = {}, #self.buffer, true
+  while size < n and went do
+    parts[#parts + 1], self.buffer = self.buffer, ""
+    went = self:fill()
+    size = size + #self.buffer
   end
+  parts[#parts + 1] = self.buffer
+  self.buffer = table.concat(parts)
+  if size < n then return nil, self.buffer end
   local text = self.buffer:sub(1, n)
   self.buffer = self.buffer:sub(n + 1)
   return text
