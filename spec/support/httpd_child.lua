@@ -75,6 +75,7 @@ function Child:logs(text, from)
 end
 
 function Child:kill(number)
+  self.is_told = self.is_told or not number or number == signal.SIGTERM
   assert(signal.kill(self.pid, number or signal.SIGTERM))
 end
 
@@ -88,7 +89,9 @@ end
 --- Drains it and asserts that it ended well.
 function Child:stop()
   if self.pid then
-    self:kill()
+    if not self.is_told then -- a second time would kill it where it has ended its loop, and no longer takes signals
+      self:kill()
+    end
     local how, code = self:wait()
     local log = self:log()
     os.remove(self.path)
