@@ -44,7 +44,7 @@ local SAFE = { GET = true, HEAD = true }
 -- @tparam[opt] integer json_from `json` of `conn:pipeline`
 -- @treturn table rows; a failure ends the request with its problem
 function Call:query(name, sql, params, json_from)
-  local rows, message, code, fields = self.app.db:as_user(self.user.text, name, sql, params, SAFE[self.request.method],
+  local rows, message, code, fields = self.app.db:as_user(self.user, name, sql, params, SAFE[self.request.method],
     self.route.is_quick, json_from)
   if not rows then
     error(problem.of_sql(message, code, fields), 0)

@@ -14,9 +14,10 @@ local M = {}
 local Database = {}
 Database.__index = Database
 
--- Sets role and claims; gives no row, since nobody reads what it would echo. The conditions are never true.
+-- Sets role and claims; gives no row, since nobody reads what it would echo. The conditions are never true. The subject
+-- is there once more under its older name, where auth.uid() looks first: it need not parse a whole token's claims then.
 local AS_USER = [[select where set_config('role', 'authenticated', true) is null
-  or set_config('request.jwt.claims', $1, true) is null]]
+  or set_config('request.jwt.claims', $1, true) is null or set_config('request.jwt.claim.sub', $2, true) is null]]
 local AS_SERVICE = [[select where set_config('role', 'service_role', true) is null
   or set_config('request.jwt.claims', '{"role": "service_role"}', true) is null]]
 
@@ -28,9 +29,12 @@ local KINDS = {
 }
 
 -- What is sent for a statement: the role, the statement, and what prepares it where that is not done.
-local function compose(slot, plain, kind, claims, name, sql, params, json)
+local function compose(slot, plain, kind, user, name, sql, params, json)
   local role = KINDS[kind][plain and 2 or 1]
-  role[plain and 2 or 1][1] = claims
+  if user then
+    local given = role[plain and 2 or 1]
+    given[1], given[2] = user.text, user.id
+  end
   local batch = slot.batch
   batch[1] = role
   if plain then
@@ -63,13 +67,13 @@ local function forget(slot, deadline, name)
 end
 
 -- The cancelling of a statement that takes too long comes on top, as the pool says.
-local function run(slot, self, deadline, kind, claims, name, sql, params, json)
+local function run(slot, self, deadline, kind, user, name, sql, params, json)
   local left = deadline - httpd.now()
   if left <= 0 then
     return nil, "database: not done in time", "timeout"
   end
   local conn = slot.conn
-  local batch = compose(slot, self.is_plain, kind, claims, name, sql, params, json)
+  local batch = compose(slot, self.is_plain, kind, user, name, sql, params, json)
   local count = #batch
   slot.is_clean, slot.options.timeout = false, left
   slot.is_spent = count == 3 -- who leaves now does not learn whether it was prepared: the connection goes, too
@@ -86,10 +90,10 @@ local function run(slot, self, deadline, kind, claims, name, sql, params, json)
   if NOT_PREPARED[code] and not self.is_plain then
     log.warn("the database keeps no prepared statements; is it behind a transaction pooler?", { code = code })
     self.is_plain = true
-    return run(slot, self, deadline, kind, claims, name, sql, params, json)
+    return run(slot, self, deadline, kind, user, name, sql, params, json)
   end
   if code == OUTDATED and count == 2 and not self.is_plain and forget(slot, deadline, name) then
-    return run(slot, self, deadline, kind, claims, name, sql, params, json) -- nothing has happened; prepares it again
+    return run(slot, self, deadline, kind, user, name, sql, params, json) -- nothing has happened; prepares it again
   end
   slot.is_spent = GIVE_UP[code]
   return nil, message, code, fields
@@ -116,7 +120,7 @@ end
 -- A waiter of api.lanes whose statement this connection has not prepared yet.
 local function run_alone(self)
   return function(slot, waiter)
-    return run(slot, self, waiter.deadline, "user", waiter.claims, waiter.prepared, waiter.sql, waiter[1], waiter.json)
+    return run(slot, self, waiter.deadline, "user", waiter.user, waiter.prepared, waiter.sql, waiter[1], waiter.json)
   end
 end
 
@@ -128,7 +132,7 @@ local function is_own(code)
 end
 
 --- Runs a statement as a user. Waiting, for a connection and for the answer, has one end: the timeout.
--- @tparam string claims the verified token's, as JSON
+-- @tparam table user `text`: the verified token's claims, as JSON; `id`: their subject
 -- @tparam string name under which it is prepared: letters, digits, _
 -- @tparam string sql always the same for a name
 -- @tparam[opt] table params
@@ -140,15 +144,15 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code as of atelier.pg, or "busy"
 -- @treturn[2] ?table what `conn:last_error` gives
-function Database:as_user(claims, name, sql, params, may_repeat, is_quick, json)
+function Database:as_user(user, name, sql, params, may_repeat, is_quick, json)
   local deadline = httpd.now() + self.timeout
   if is_quick and not self.is_plain then
-    local rows, message, code, fields = self.lanes:run(deadline, claims, name, sql, params, json)
+    local rows, message, code, fields = self.lanes:run(deadline, user, name, sql, params, json)
     if rows or code and not (may_repeat and LOST[code]) then
       return rows, message, code, fields
     end
   end
-  return perform(self, deadline, may_repeat, "user", claims, name, sql, params, json)
+  return perform(self, deadline, may_repeat, "user", user, name, sql, params, json)
 end
 
 --- Runs a statement with the service's rights; as `as_user`, without claims.

@@ -38,7 +38,7 @@ local HINTS = {
 
 -- A quick one, unlike what may follow it: it goes along with others that wait for a connection.
 local function look_up(call)
-  local rows, message, code, fields = call.app.db:as_user(call.user.text, "ate_download", LOOK_UP, { call.params.id },
+  local rows, message, code, fields = call.app.db:as_user(call.user, "ate_download", LOOK_UP, { call.params.id },
     true, true)
   if not rows then
     error(problem.of_sql(message, code, fields), 0)

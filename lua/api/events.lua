@@ -61,7 +61,7 @@ end
 
 -- Asks and tells. → whether the stream goes on, and after how many seconds it is to look again
 local function tell(call, state)
-  local rows, message, code = call.app.db:as_user(call.user.text, "ate_present_jobs", JOBS, {}, true)
+  local rows, message, code = call.app.db:as_user(call.user, "ate_present_jobs", JOBS, {}, true)
   state.looked_at = httpd.now()
   if not rows then
     log.debug("a live view sees nothing", { request = call.id, code = code, reason = message })

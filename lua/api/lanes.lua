@@ -61,7 +61,7 @@ end
 local function new_batches(role)
   local roles, batches = {}, {}
   for n = 1, TOGETHER do
-    roles[n] = { prepared = role, { "" } }
+    roles[n] = { prepared = role, { "", "" } }
     batches[n] = {}
     for i = 1, n do
       batches[n][2 * i - 1], batches[n][2 * i] = roles[i], roles[i]
@@ -96,8 +96,9 @@ end
 local function attempt(lane, slot, n)
   local taken, batch, roles = lane.taken, lane.batches[n], lane.roles
   for i = 1, n do
-    roles[i][1][1] = taken[i].claims
-    batch[2 * i] = taken[i]
+    local role, waiter = roles[i][1], taken[i]
+    role[1], role[2] = waiter.user.text, waiter.user.id
+    batch[2 * i] = waiter
   end
   lane.options.timeout = time_for(taken, n)
   -- It raises for parameters that are none; whose they are will be told so when he asks alone.
@@ -253,7 +254,7 @@ end
 
 --- Runs a statement as a user, in company.
 -- @tparam number deadline as of `httpd.now`
--- @tparam string claims the verified token's, as JSON
+-- @tparam table user as of `database:as_user`
 -- @tparam string name under which it is prepared
 -- @tparam string sql always the same for a name
 -- @tparam[opt] table params
@@ -263,12 +264,12 @@ end
 -- @treturn[2] ?string message
 -- @treturn[2] ?string code; nil when it must be asked for alone
 -- @treturn[2] ?table what `conn:last_error` gives
-function Lanes:run(deadline, claims, name, sql, params, json)
+function Lanes:run(deadline, user, name, sql, params, json)
   if self.waiting >= MOST_WAITING then
     return nil, "database: too many requests wait for a connection", "busy"
   end
   -- It is also what `conn:pipeline` is given. Eight fields by name: one more would double its table.
-  local waiter <close> = setmetatable({ params, prepared = name, json = json, claims = claims, sql = sql, lanes = self,
+  local waiter <close> = setmetatable({ params, prepared = name, json = json, user = user, sql = sql, lanes = self,
     task = httpd.current(), state = WAITS, deadline = deadline }, Waiter)
   self.waiting = self.waiting + 1
   self.tail = self.tail + 1

@@ -20,7 +20,7 @@ describe("api.database", function()
   end)
 
   local function claims(user)
-    return assert(json.encode { sub = user, role = "authenticated" })
+    return { text = assert(json.encode { sub = user, role = "authenticated" }), id = user }
   end
 
   -- Runs f(db) in a loop of this process.
@@ -78,8 +78,9 @@ describe("api.database", function()
       -- What the connection itself has between two requests.
       local slot = db.pool:take()
       local row = assert(slot.conn:query [[select current_user::text as role,
-        coalesce(current_setting('request.jwt.claims', true), '') as claims]])[1]
-      assert.same({ "postgres", "" }, { row.role, row.claims })
+        coalesce(current_setting('request.jwt.claims', true), '') as claims,
+        coalesce(current_setting('request.jwt.claim.sub', true), '') as subject]])[1]
+      assert.same({ "postgres", "", "" }, { row.role, row.claims, row.subject })
       getmetatable(slot).__close(slot)
     end)
   end)

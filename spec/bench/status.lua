@@ -21,7 +21,8 @@ local PGBENCH = [[
 \set i random(1, %d)
 \startpipeline
 select where set_config('role', 'authenticated', true) is null or set_config('request.jwt.claims',
-  '{"sub":"' || ('a0000000-0000-4000-8000-' || lpad(to_hex(:i::bigint), 12, '0')) || '","role":"authenticated"}', true) is null;
+  '{"sub":"' || ('a0000000-0000-4000-8000-' || lpad(to_hex(:i::bigint), 12, '0')) || '","role":"authenticated"}', true) is null
+  or set_config('request.jwt.claim.sub', 'a0000000-0000-4000-8000-' || lpad(to_hex(:i::bigint), 12, '0'), true) is null;
 select public.ate_status_members('BENCH-' || :i::text, 'smartgram') as told;
 \endpipeline
 ]]
