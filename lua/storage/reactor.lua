@@ -38,15 +38,57 @@ function M.pause(seconds)
   coroutine.yield("pause", seconds)
 end
 
+--- Inside a task: runs several functions at once, each as a task of its own, and waits until all are done.
+-- @tparam {function,...} steps
+-- @treturn {table,...} their results, packed
+function M.together(steps)
+  local tasks, results = coroutine.yield("together", steps), {}
+  for i, task in ipairs(tasks) do
+    if task.raised then
+      error(task.raised, 0)
+    end
+    results[i] = task.result
+  end
+  return results
+end
+
+local resume
+
+-- One of the tasks that another waits for has ended.
+local function end_one(self, leader)
+  leader.awaited = leader.awaited - 1
+  if leader.awaited == 0 then
+    local helpers = leader.helpers
+    leader.helpers = nil
+    return resume(self, leader, helpers)
+  end
+end
+
+-- The task goes on when all that it has begun are done.
+local function begin_together(self, task, steps)
+  local helpers = {}
+  task.helpers, task.awaited = helpers, #steps + 1
+  for i, step in ipairs(steps) do
+    helpers[i] = { leader = task, thread = coroutine.create(function()
+      helpers[i].result = table.pack(step())
+    end) }
+    resume(self, helpers[i])
+  end
+  end_one(self, task) -- itself: only now may it go on
+end
+
 -- Runs a task up to its next request or pause. What it raises is raised where it is waited for.
-local function resume(self, task, ...)
+function resume(self, task, ...)
   local ok, what, subject = coroutine.resume(task.thread, ...)
   if not ok then
     task.raised = debug.traceback(task.thread, what)
-  elseif coroutine.status(task.thread) == "dead" then
-    return nil, what, subject
+  end
+  if coroutine.status(task.thread) == "dead" then
+    return task.leader and end_one(self, task.leader)
   elseif what == "pause" then
     self.paused[task] = clock.now() + subject
+  elseif what == "together" then
+    begin_together(self, task, subject)
   else
     local id, message, code = self.multi:add(subject)
     if id then
@@ -124,8 +166,10 @@ end
 -- Carries everything on, for at most so long.
 local function turn(self, seconds)
   local until_wake, woke = wake(self)
-  if woke then
+  if woke and (httpd.current() or not next(self.asking)) then
     return
+  elseif woke then
+    seconds = 0 -- a task that pauses again and again must not hold up what the others have asked for
   end
   seconds = math.min(seconds, until_wake or seconds)
   if not next(self.asking) then
@@ -173,6 +217,9 @@ end
 -- @tparam table task
 function Reactor:drop(task)
   self.paused[task] = nil
+  for _, helper in ipairs(task.helpers or {}) do
+    self:drop(helper)
+  end
   for id, asker in pairs(self.asking) do
     if asker == task then
       self.asking[id] = nil

@@ -270,6 +270,22 @@ local function cases(driver)
     assert.same({}, select(2, store:list(prefix)))
   end)
 
+  it("sends two parts of a large object at a time", function()
+    local busy = { status = 503 }
+    proxy:rules { { match = "partNumber=1", answer = busy, gate = true },
+      { match = "partNumber=2", answer = busy, gate = true } }
+    local path, hash = large()
+    local ticket = assert(store:put(prefix .. "abreast", path, { sha256 = hash }))
+    local deadline = clock.now() + 120
+    while proxy:waiting() < 2 and clock.now() < deadline do
+      assert.equal("timeout", select(3, store:wait(ticket, 0.05)))
+    end
+    assert.equal(2, proxy:waiting())
+    proxy:open()
+    assert.is_true(store:wait(ticket, 120))
+    assert.equal(hash, assert(store:head(prefix .. "abreast")).sha256)
+  end)
+
   it("shows nothing of a large object whose parts do not arrive, and keeps none", function()
     for _, step in ipairs { "partNumber=2", "?uploadId=" } do
       proxy:rules { { match = step, answer = { status = 500 }, times = 1000 } }

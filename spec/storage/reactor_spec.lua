@@ -59,4 +59,90 @@ describe("storage.reactor", function()
     end })
     assert.same({ false, false, false, 0 }, results)
   end)
+
+  describe("together", function()
+    local function run(f)
+      local own <close> = setmetatable({ reactor.new(4) }, { __close = function(self)
+        self[1]:close()
+      end })
+      local task = own[1]:spawn(f)
+      local ok, message = pcall(own[1].wait, own[1], task, 60)
+      return ok, ok and task.result or message
+    end
+
+    it("runs several at once, and gives the results of each when all are done", function()
+      local order = {}
+      local function step(name, seconds)
+        return function()
+          order[#order + 1] = name
+          if seconds then
+            reactor.pause(seconds)
+          end
+          order[#order + 1] = name
+          return name, nil
+        end
+      end
+      local ok, result = run(function()
+        return reactor.together { step("a", 0.02), step "b", step("c", 0) }
+      end)
+      assert.is_true(ok, result)
+      assert.same({ "a", "b", "b", "c", "c", "a" }, order)
+      assert.same({ { "a", n = 2 }, { "b", n = 2 }, { "c", n = 2 } }, result[1])
+    end)
+
+    it("goes on at once where there is nothing to wait for", function()
+      local ok, result = run(function()
+        return #reactor.together {}, #reactor.together { function() end }
+      end)
+      assert.is_true(ok, result)
+      assert.same({ 0, 1, n = 2 }, result)
+    end)
+
+    it("raises what one of them raised, when the others are done", function()
+      local others = 0
+      local ok, message = run(function()
+        reactor.together { function()
+          reactor.pause(0.02)
+          others = others + 1
+        end, function()
+          error "of one"
+        end }
+      end)
+      assert.is_false(ok)
+      assert.matches("of one", message, 1, true)
+      assert.equal(1, others)
+    end)
+
+    it("is given up with what it has begun", function()
+      local own = reactor.new(4)
+      local task = own:spawn(function()
+        reactor.together { function()
+          return reactor.ask { url = server.url .. "/storage/v1/bucket", timeout = 600 }
+        end, function()
+          reactor.pause(3600)
+        end }
+      end)
+      assert.is_false(own:wait(task, 0.01))
+      own:drop(task)
+      assert.same({ 0 }, { own.multi:count(), next(own.asking), next(own.paused) })
+      own:close()
+    end)
+
+    it("lets a task that pauses again and again hold up no request", function()
+      server:control "/calm"
+      local ok, result = run(function()
+        local answered
+        reactor.together { function()
+          answered = reactor.ask { url = server.url .. "/storage/v1/bucket/none", timeout = 60 }
+        end, function()
+          while not answered do
+            reactor.pause(0)
+          end
+        end }
+        return answered.status
+      end)
+      assert.is_true(ok, result)
+      assert.is_true(result[1] >= 200)
+    end)
+  end)
 end)

@@ -1,12 +1,16 @@
---- Large objects on S3: sent in parts, each with its own hash and tries; nothing is visible before the last step.
+--- Large objects on S3: sent in parts, two at a time, each with its own hash and tries; nothing is visible before the
+-- last step.
 -- @module storage.s3.parts
 local crypto = require "atelier.crypto"
 local delivery = require "storage.delivery"
 local form = require "storage.s3.request"
+local reactor = require "storage.reactor"
 local tries = require "storage.tries"
 local xml = require "storage.s3.xml"
 
 local M = {}
+
+local ABREAST = 2 -- parts: while the store finishes one, or this host hashes it, the other travels
 
 local function begin_upload(self, key, options)
   local response, message, code, seconds = self:send(form.request(self, "POST", key, { query = { uploads = "" },
@@ -22,23 +26,47 @@ local function begin_upload(self, key, options)
   return id
 end
 
-local function send_parts(self, key, id, file, size)
-  local tags = {}
-  for number = 1, math.max(1, (size + self.driver.part - 1) // self.driver.part) do
-    local from = (number - 1) * self.driver.part
-    local length = math.min(self.driver.part, size - from)
+-- Sends one part; `file` is its sender's own. The hash is computed while other parts are on their way.
+local function send_part(self, key, id, number, file, size)
+  local from = (number - 1) * self.driver.part
+  local length = math.min(self.driver.part, size - from)
+  file:seek("set", from)
+  local sha256 = form.hash_of(file, length, function()
+    reactor.pause(0)
+  end)
+  local response, message, code = self:insist(function()
     file:seek("set", from)
-    local sha256 = form.hash_of(file, length)
-    local response, message, code = self:insist(function()
-      file:seek("set", from)
-      return form.request(self, "PUT", key, { query = { partNumber = number, uploadId = id }, file = file,
-        length = length, sha256 = sha256, timeout = form.LONG })
-    end)
-    if not response then
-      return nil, message, code
+    return form.request(self, "PUT", key, { query = { partNumber = number, uploadId = id }, file = file,
+      length = length, sha256 = sha256, timeout = form.LONG })
+  end)
+  if not response then
+    return nil, message, code
+  end
+  return ("<Part><PartNumber>%d</PartNumber><ETag>%s</ETag></Part>"):format(number,
+    xml.escape(response.headers.etag or ""))
+end
+
+-- Several senders share the parts. All have ended when this returns: none may arrive after the upload was given up.
+local function send_parts(self, key, id, path, size)
+  local tags, count, last, failed = {}, math.max(1, (size + self.driver.part - 1) // self.driver.part), 0, nil
+  local function send()
+    local file <close>, problem = io.open(path, "rb")
+    failed = failed or not file and { problem, "io" } or nil
+    while last < count and not failed do
+      last = last + 1
+      local number = last
+      local tag, message, code = send_part(self, key, id, number, file, size)
+      tags[number] = tag
+      failed = failed or not tag and { message, code } or nil
     end
-    tags[number] = ("<Part><PartNumber>%d</PartNumber><ETag>%s</ETag></Part>"):format(number,
-      xml.escape(response.headers.etag or ""))
+  end
+  local senders = {}
+  for i = 1, math.min(ABREAST, count) do
+    senders[i] = send
+  end
+  reactor.together(senders)
+  if failed then
+    return nil, table.unpack(failed)
   end
   return tags
 end
@@ -84,17 +112,13 @@ function M.upload(self, key, path, options)
   elseif code ~= "not_found" then
     return nil, message, code, seconds
   end
-  local file <close>, problem = io.open(path, "rb")
-  if not file then
-    return nil, problem, "io"
-  end
   local id
   id, message, code, seconds = begin_upload(self, key, options)
   if not id then
     return nil, message, code, seconds
   end
   local ok, tags
-  tags, message, code = send_parts(self, key, id, file, options.size)
+  tags, message, code = send_parts(self, key, id, path, options.size)
   if tags then
     ok, message, code = complete(self, key, id, tags, options)
   end

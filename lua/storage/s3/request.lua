@@ -9,6 +9,8 @@ local M = {}
 M.LONG = 3600
 
 local STALLED = 60 -- seconds without a byte moving
+local PIECE = 64 << 10 -- bytes; for larger strings malloc asks the kernel each time
+local REST = 1 << 20
 local EMPTY = crypto.hex(crypto.sha256 "")
 
 local function url_of(self, key, query)
@@ -66,17 +68,20 @@ end
 --- The hash of the next bytes of a file, whose position stays.
 -- @tparam file file
 -- @tparam integer length
+-- @tparam[opt] function rest called now and then: others may want the processor
 -- @treturn string SHA-256 in hex
-function M.hash_of(file, length)
-  local hash, left = crypto.hash(), length
-  local at = file:seek()
+function M.hash_of(file, length, rest)
+  local hash, left, at = crypto.hash(), length, file:seek()
   while left > 0 do
-    local data = file:read(math.min(left, 1 << 20))
+    local data = file:read(math.min(left, PIECE))
     if not data then
       break
     end
     hash:update(data)
     left = left - #data
+    if rest and left % REST < PIECE then
+      rest()
+    end
   end
   file:seek("set", at)
   return crypto.hex(hash:digest())
