@@ -25,7 +25,7 @@ struct request {
     luaL_Stream *in, *out;
     lua_Integer body_length, max_bytes;
     lua_Number timeout, connect_timeout, stall_timeout;
-    int follow, signs, has_sha256;
+    int follow, signs, has_sha256, growing;
 };
 
 /* ==== checks of a request ====================================================================== */
@@ -212,6 +212,8 @@ static void check_body(lua_State *L, int arg, struct request *r)
     luaL_argcheck(L, r->body_length >= -1, arg, "option 'body_length' must not be negative");
     luaL_argcheck(L, r->body_length == -1 || r->in != NULL, arg,
                   "option 'body_length' goes with 'body_file'");
+    r->growing = option_boolean(L, arg, "body_growing", 0);
+    luaL_argcheck(L, !r->growing || r->body_length >= 0, arg, "option 'body_growing' goes with 'body_length'");
     luaL_argcheck(L, !asks || (r->body == NULL && r->in == NULL), arg, "GET and HEAD have no body");
     luaL_argcheck(L, asks || !r->follow, arg, "option 'follow' is for GET and HEAD");
 }
@@ -221,9 +223,10 @@ static void check_request(lua_State *L, int arg, struct request *r)
 {
     static const char *const names[] = {"url",           "method",    "headers",
                                         "body",          "body_file", "body_length",
-                                        "response_file", "timeout",   "connect_timeout",
-                                        "stall_timeout", "max_bytes", "sigv4",
-                                        "ca_file",       "follow",    NULL};
+                                        "body_growing",  "response_file", "timeout",
+                                        "connect_timeout", "stall_timeout", "max_bytes",
+                                        "sigv4",         "ca_file",   "follow",
+                                        NULL};
 
     memset(r, 0, sizeof *r);
     luaL_checktype(L, arg, LUA_TTABLE);

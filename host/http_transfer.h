@@ -10,6 +10,7 @@
 
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #include "managed.h"
 
 #define MAX_HEAD (256 * 1024)        /* of a response; libcurl itself stops at 100 KiB in one line */
+#define GROWTH_MS 5                  /* between two looks at a file that is being written */
 #define MAX_ERROR_BODY (1024 * 1024) /* of a refusal, when the wanted body goes to a file */
 
 /* Why a callback of ours stopped a transfer; libcurl only says that it did. */
@@ -48,6 +50,7 @@ struct transfer {
     char *buf, *head;
     size_t len, size, head_len, head_size;
     int head_done;
+    int growing, paused; /* the file is being written; it is paused at the file's present end */
     enum stop stop;
     int err;
     int done;
@@ -169,6 +172,24 @@ static size_t on_body(char *data, size_t size, size_t n, void *arg)
     return n;
 }
 
+/* At the end of a file that another process writes: more will come, unless it was given up and has lost its name. */
+static size_t wait_for_growth(struct transfer *t)
+{
+    struct stat info;
+
+    if (fstat(fileno(t->in->f), &info) != 0) {
+        stop_with(t, STOP_READ, errno);
+        return CURL_READFUNC_ABORT;
+    }
+    if (info.st_nlink == 0) {
+        stop_with(t, STOP_SHORT_BODY, 0);
+        return CURL_READFUNC_ABORT;
+    }
+    clearerr(t->in->f); /* else its end is remembered */
+    t->paused = 1;
+    return CURL_READFUNC_PAUSE;
+}
+
 static size_t read_file(struct transfer *t, char *data, size_t n)
 {
     size_t got;
@@ -181,6 +202,8 @@ static size_t read_file(struct transfer *t, char *data, size_t n)
     got = fread(data, 1, n, t->in->f);
     if (got > 0)
         return got;
+    if (t->growing && !ferror(t->in->f))
+        return wait_for_growth(t);
     stop_with(t, ferror(t->in->f) ? STOP_READ : STOP_SHORT_BODY, errno);
     return CURL_READFUNC_ABORT;
 }
@@ -199,7 +222,7 @@ static size_t on_read(char *data, size_t size, size_t n, void *arg)
         n = read_file(t, data, n);
     else
         memcpy(data, t->body + t->in_done, n);
-    if (n != CURL_READFUNC_ABORT)
+    if (n != CURL_READFUNC_ABORT && n != CURL_READFUNC_PAUSE)
         t->in_done += (curl_off_t)n;
     return n;
 }
@@ -363,6 +386,29 @@ static void multi_timers(struct multi *m)
     }
 }
 
+/* Lets those go on that wait for their files to grow. Returns whether there are any. */
+static int multi_resume(struct multi *m)
+{
+    int found = 0;
+
+    for (struct transfer *t = m->transfers; t != NULL; t = t->next)
+        if (t->paused && !t->done) {
+            t->paused = 0;
+            curl_easy_pause(t->easy, CURLPAUSE_CONT);
+            found = 1;
+        }
+    return found;
+}
+
+static int multi_is_paused(const struct multi *m)
+{
+    const struct transfer *t = m->transfers;
+
+    while (t != NULL && (!t->paused || t->done))
+        t = t->next;
+    return t != NULL;
+}
+
 /* Waits at most `ms`, and a second at the longest, so that a timer libcurl forgot cannot hang us. */
 static void multi_wait(struct multi *m, long long ms)
 {
@@ -370,12 +416,15 @@ static void multi_wait(struct multi *m, long long ms)
     int n;
 
     left = left > ms ? ms : left;
+    if (left > GROWTH_MS && multi_is_paused(m))
+        left = GROWTH_MS;
     left = left > 1000 ? 1000 : left < 0 ? 0 : left;
     n = poll(m->watches, (nfds_t)m->watch_count, (int)left);
     if (n > 0)
         multi_dispatch(m);
     else if (left == 1000)
         multi_action(m, CURL_SOCKET_TIMEOUT, 0);
+    multi_resume(m);
     multi_timers(m);
 }
 

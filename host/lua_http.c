@@ -253,6 +253,7 @@ static int prepare_body(struct transfer *t, const struct request *r)
     static const char *const with_body[] = {"POST", "PUT", "PATCH", NULL};
 
     t->in_size = -1;
+    t->growing = r->growing;
     t->in = r->in;
     t->out = r->out;
     t->body = r->body;
@@ -471,7 +472,8 @@ static int push_result(lua_State *L, struct transfer *t)
  *
  * Fields of the request: `url` (http or https) · `method` ("GET") · `headers` (name → value) · `body`
  * (string) or `body_file` (an io file, from its position) with `body_length` (default: to its end), sent with
- * Content-Length · `response_file` (an io file; gets the body of a 2xx response) · `max_bytes` of the
+ * Content-Length; with `body_growing` the file is still being written, and its end is waited for until it has the
+ * length, or lost its name · `response_file` (an io file; gets the body of a 2xx response) · `max_bytes` of the
  * response's body (64 MiB, for files too) · in seconds: `timeout` for all of it (30), `connect_timeout` (10),
  * `stall_timeout` without a byte moving (30; whole seconds, and libcurl may take 5 more) · `ca_file` ·
  * `follow` redirects, up to 5, GET and HEAD only, never from https to http (false; the headers go along, but
@@ -647,6 +649,7 @@ static int l_step(lua_State *L)
         multi_action(m, (curl_socket_t)fd, mask);
     else
         multi_action(m, CURL_SOCKET_TIMEOUT, 0);
+    multi_resume(m);
     multi_timers(m);
     return push_completed(L, m);
 }
@@ -685,7 +688,9 @@ static int l_timeout(lua_State *L)
     struct multi *m = check_multi(L);
     long long left = m->deadline - now_ms();
 
-    if (m->deadline < 0)
+    if (multi_is_paused(m) && (m->deadline < 0 || left > GROWTH_MS))
+        lua_pushnumber(L, GROWTH_MS / 1000.0);
+    else if (m->deadline < 0)
         luaL_pushfail(L);
     else
         lua_pushnumber(L, left > 0 ? (lua_Number)left / 1000 : 0);

@@ -72,7 +72,8 @@ end
 
 local IN_MEMORY = with { archive = "string" }
 local FROM_FILE = with { archive_path = "string", path = "string" }
-local FROM_PARTS = with { parts = "table", archive_size = "number", path = "string", fleeting = "boolean nil" }
+local FROM_PARTS = with { parts = "table", archive_size = "number", path = "string", fleeting = "boolean nil",
+  growing = "function nil" }
 
 --- Seals an archive in memory.
 -- @tparam table options `archive` (bytes), `licence`, `device_hash`, `metadata`, `signer` (a signing key, optional);
@@ -98,7 +99,7 @@ function M.seal(options)
   }
 end
 
-local function stream(p, source, archive_size, signer, target, extra)
+local function stream(p, source, archive_size, signer, target, extra, settle)
   local hash = crypto.hash()
   hash:update(p.head)
   local ok, message, number = target:write(p.head)
@@ -107,6 +108,10 @@ local function stream(p, source, archive_size, signer, target, extra)
   local tag, count, code = crypto.gcm_seal_file(p.key, p.nonce, p.head, source, target, extra)
   p.key:close()
   if not tag then return nil, count, code == "truncated" and "bad_archive" or code end -- it shrank meanwhile
+  if settle then
+    ok, message, code = settle()
+    if not ok then return nil, message, code end
+  end
   local signature
   signature, p.checksum = finish(hash, tag, signer)
   p.size = #p.head + archive_size + #tag + #signature
@@ -152,9 +157,22 @@ local function open_parts(parts)
   return sources, nil, nil, opened
 end
 
+--- The size that a sealed file will have.
+-- @tparam table options as of `seal_parts`
+-- @treturn[1] integer bytes
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code "bad_header"
+function M.size(options)
+  local text, reason = metadata.encode(options.metadata)
+  if not text then return wrap("seal", options.path, reason, "bad_header") end
+  return header.FIXED + #text + options.archive_size + header.TAG + (options.signer and header.SIGNATURE or 0)
+end
+
 --- Seals an archive that was laid out into a file, whole or not at all, in constant memory: each byte is read once.
 -- @tparam table options as for `seal_file`, with `parts`, in their order strings and tables of `path` and `size`, and
--- `archive_size`, that of all together, for `archive_path`; `fleeting`: the file need not survive a crash
+-- `archive_size`, that of all together, for `archive_path`; `fleeting`: the file need not survive a crash; `growing`:
+-- it is there, empty, and read by others: a function → true | nil, reason, code, asked before the file's end is written
 -- @treturn[1] table as of `seal_file`
 -- @return[2] nil
 -- @treturn[2] string message
@@ -166,11 +184,13 @@ function M.seal_parts(options)
   local sources, opened, ok
   sources, reason, code, opened = open_parts(options.parts)
   if sources then
-    ok, reason, code = files.write(options.path, function(target)
-      return stream(p, sources, options.archive_size, options.signer, target, { write_back = not options.fleeting })
+    ok, reason, code = (options.growing and files.grow or files.write)(options.path, function(target)
+      return stream(p, sources, options.archive_size, options.signer, target,
+        { write_back = not (options.fleeting or options.growing) }, options.growing)
     end, { fleeting = options.fleeting })
   end
   for _, file in ipairs(opened) do file:close() end
+  if not sources and options.growing then os.remove(options.path) end
   if not ok then return wrap("seal", options.path, reason, code) end
   return { size = p.size, checksum = p.checksum, encryption_key_hash = p.commitment }
 end

@@ -152,6 +152,22 @@ function M.write(path, write, options)
   return nil, reason, code
 end
 
+--- Fills a file that is there and empty, while others may read it. When that fails the file is removed, and in that
+-- they see it.
+-- @tparam string path
+-- @tparam function write as of `write`
+-- @return as of `write`
+function M.grow(path, write)
+  local file, message, number = io.open(path, "r+b")
+  if not file then return failure(file, message, number) end
+  local sound, ok, reason, code = pcall(fill, file, write, true)
+  file:close()
+  if sound and ok then return true end
+  unistd.unlink(path)
+  if not sound then error(ok, 0) end
+  return nil, reason, code
+end
+
 --- Gives a finished file its final name, as `write` does. When that fails the file is removed.
 -- @tparam string temporary a file in the same folder
 -- @tparam string path

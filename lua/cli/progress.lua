@@ -45,7 +45,7 @@ local function open_files(pid)
   return list
 end
 
---- How far a process is with a large file.
+--- How far a process is with a large file. One that is sent while it is made has a note beside it of what it will have.
 -- @tparam integer pid
 -- @tparam string folder where it prepares those
 -- @treturn[1] table stage ("sealing" or "storing"), done, total (bytes)
@@ -65,7 +65,7 @@ function M.look(pid, folder)
   if target and source > 0 then
     return { stage = "sealing", done = math.min(target.at, source), total = source }
   elseif stored and stored.size >= LARGE then
-    return { stage = "storing", done = stored.at, total = stored.size }
+    return { stage = "storing", done = stored.at, total = tonumber(read_all(stored.path .. ".size")) or stored.size }
   end
 end
 

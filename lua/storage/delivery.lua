@@ -5,6 +5,7 @@
 -- object, so that one that arrived is known again. (libcurl, too, sends again what a connection that died had taken.)
 -- @module storage.delivery
 local crypto = require "atelier.crypto"
+local growth = require "storage.growth"
 local stat = require "posix.sys.stat"
 local unistd = require "posix.unistd"
 local verdict = require "storage.verdict"
@@ -20,15 +21,17 @@ local function hash_of(parts)
 end
 
 --- The size and the hash of what is to be stored.
--- @param source {strings…} or a path
+-- @param source {strings…}, a path, or what grows (see storage.growth)
 -- @tparam ?string sha256 in hex, where it is known
 -- @treturn[1] integer bytes
--- @treturn[1] string SHA-256 in hex
+-- @treturn[1] ?string SHA-256 in hex; nil while it is being written
 -- @return[2] nil
 -- @treturn[2] string message
 function M.measure(source, sha256)
   local size = 0
-  if type(source) == "string" then
+  if growth.is_growing(source) then
+    return source.size
+  elseif type(source) == "string" then
     local info, message = stat.stat(source)
     if not info then
       return nil, message
@@ -78,6 +81,10 @@ end
 local function deliver(store, key, source, options)
   local sent = false
   return store:persist(function()
+    local ready, problem, fault = growth.look(options)
+    if ready == nil then
+      return nil, problem, fault
+    end
     local done, why, reason, seconds = store.driver.upload(store, key, source, options)
     local again = sent
     sent = true
@@ -100,7 +107,7 @@ end
 --- Puts.
 -- @tparam table store see storage.remote
 -- @tparam string key
--- @param source {strings…} or a path; that file is taken over when the store has it
+-- @param source {strings…}, a path, or what grows; that file is taken over when the store has it
 -- @tparam table options `size`, `sha256`; `id` is added
 -- @treturn[1] boolean true
 -- @return[2] nil
@@ -108,8 +115,17 @@ end
 -- @treturn[2] string code see storage.verdict
 function M.put(store, key, source, options)
   options.id = crypto.hex(crypto.random(8))
+  if growth.is_growing(source) then
+    options.growing, source = source, source.path
+  end
   local ok, message, code = deliver(store, key, source, options)
-  if not ok then
+  local made, problem, why = growth.look(options)
+  if ok and made == false then
+    made, problem, why = growth.await(options, source)
+  end
+  if made == nil then
+    return nil, problem, why -- no fault of the store
+  elseif not ok then
     return nil, message, verdict.of_put(code)
   end
   local found

@@ -4,6 +4,7 @@
 --
 --   put(key, source, options)  begins to store; source is {strings…} or a path (then taken over). Never replaces a key.
 --                              Options: sha256 in hex. → ticket | nil, message, code
+--                              Stores behind HTTP also take a file that is still being written, see storage.growth.
 --   wait(ticket, timeout)      → true once the store confirmed it | nil, message, code
 --   poll(ticket)               → as wait, at once and without carrying puts on: "timeout" where it is not known yet
 --   get(key)                   → an open file, or what is read like one (read, seek, close) and has `size`,

@@ -8,6 +8,7 @@
 local answer = require "storage.answer"
 local crypto = require "atelier.crypto"
 local form = require "storage.s3.request"
+local growth = require "storage.growth"
 local parts = require "storage.s3.parts"
 local remote = require "storage.remote"
 local secret = require "storage.secret"
@@ -138,6 +139,10 @@ function Driver.upload(self, key, source, options)
       sha256 = options.sha256 or crypto.hex(crypto.sha256(body)), timeout = form.LONG })
   elseif options.size > self.driver.part then
     return parts.upload(self, key, source, options)
+  end
+  local made, message, code = growth.await(options, source)
+  if not made then
+    return nil, message, code
   end
   local file <close>, problem = io.open(source, "rb")
   if not file then

@@ -6,6 +6,7 @@
 -- @module storage.supabase
 local answer = require "storage.answer"
 local crypto = require "atelier.crypto"
+local growth = require "storage.growth"
 local json = require "atelier.json"
 local remote = require "storage.remote"
 local secret = require "storage.secret"
@@ -91,7 +92,8 @@ local function request(self, method, path, fields)
     headers["content-type"], body = "application/json", assert(json.encode(fields.json))
   end
   return { method = method, url = self.driver.origin .. path, headers = headers, body = body, body_file = fields.file,
-    body_length = fields.length, timeout = fields.timeout or 60, stall_timeout = STALLED }
+    body_length = fields.length, body_growing = fields.growing, timeout = fields.timeout or 60,
+    stall_timeout = STALLED }
 end
 
 local function object(self, key)
@@ -173,9 +175,15 @@ function Driver.upload(self, key, source, options)
   if not file then
     return nil, problem, "io"
   end
-  return with_bucket(self, function()
+  local function send()
     file:seek("set")
-    return upload(self, key, { file = file, length = options.size }, options)
+    return upload(self, key, { file = file, length = options.size, growing = options.growing ~= nil }, options)
+  end
+  return with_bucket(self, function()
+    if options.growing then
+      return growth.send(options, source, send)
+    end
+    return send()
   end)
 end
 

@@ -94,6 +94,18 @@ function Builder:warm(job)
   return self.checker:warm(prepared)
 end
 
+-- Perhaps the files of a template are others by now: the next job looks again.
+function Builder:doubt(code)
+  if code == "template" or code == "template_version" then
+    self:forget()
+  end
+end
+
+-- One at a time is sealed aside: it takes two processors.
+local function is_growing(growing)
+  return growing and growing.state() == nil
+end
+
 function Builder:seal_large(job, prepared, vars, signer)
   self.on_large(seals.large_bytes(prepared))
   local root = self.store:staging()
@@ -105,21 +117,30 @@ function Builder:seal_large(job, prepared, vars, signer)
   if not folder then
     return nil, problem, why
   end
-  local sealed, message, code = seals.in_files(job, prepared, vars, signer, folder, self.store.kind ~= "local")
+  local sealed, message, code
+  if self.store.kind ~= "local" and not is_growing(self.last_growing) and seals.can_grow(job, prepared) then
+    sealed, message, code = seals.growing(job, prepared, vars, signer, folder, function(reason)
+      self:doubt(reason)
+    end)
+    self.last_growing = sealed and sealed.growing
+  else
+    sealed, message, code = seals.in_files(job, prepared, vars, signer, folder, self.store.kind ~= "local")
+  end
   if sealed then
     sealed.folder = folder
     return sealed
   end
   staging.remove(folder)
-  if code == "template" or code == "template_version" then
-    self:forget() -- perhaps its files are others by now: the next job looks again
-  end
+  self:doubt(code)
   return nil, message, code
 end
 
 --- Removes what the making of an artifact left, once the store has it or has refused it.
 -- @tparam table artifact
 function M.clean(artifact)
+  if artifact.growing then
+    artifact.growing.stop()
+  end
   if artifact.folder then
     staging.remove(artifact.folder)
   end
@@ -214,23 +235,20 @@ function Builder:finish(build)
   end
   local built = clock.now()
   local ticket
-  ticket, message, code = self.store:put(build.key, sealed.parts or sealed.path, { sha256 = sealed.checksum })
+  ticket, message, code = self.store:put(build.key, sealed.parts or sealed.growing or sealed.path,
+    { sha256 = sealed.checksum })
   if not ticket then
     M.clean(sealed)
     return nil, message, code
   end
-  return {
+  return setmetatable({
     key = build.key,
     ticket = ticket,
-    folder = sealed.folder,
-    size = sealed.size,
-    checksum = sealed.checksum,
-    encryption_key_hash = sealed.encryption_key_hash,
     variables = values.record(job, build.vars, build.master_id, build.signer_id),
     verdict = verdict and verdict.verdict,
     usage = verdict and verdict.usage,
     timing = { build = (built - build.began) * 1000, stored_from = built },
-  }
+  }, { __index = sealed }) -- of one that grows, the hashes are known when it is stored
 end
 
 return M

@@ -1,10 +1,14 @@
 --- Packs a bundle and seals it, in memory or in files. Knows no queue, no jail and no store.
 -- @module workflow.seal
+local aside = require "workflow.aside"
 local container = require "ate.container"
+local files = require "ate.files"
 local values = require "workflow.values"
 local winzip = require "ate.winzip"
 
 local M = {}
+
+local WORTH_IT = 64 << 20 -- bytes; smaller ones are sealed before a process of their own would pay
 
 --- The sealed file of a bundle as parts in memory.
 -- @tparam table job
@@ -40,8 +44,8 @@ local function winzip_in_files(prepared, vars, folder, path)
   return sealed, message, code
 end
 
--- The large files are read while they are sealed, and never written in the clear.
-local function ate_in_files(job, prepared, vars, signer, path, fleeting)
+-- What `container.seal_parts` is to be told.
+local function settings(job, prepared, vars, signer, path)
   local ok, message, code = prepared:unchanged()
   if not ok then
     return nil, message, code
@@ -50,17 +54,95 @@ local function ate_in_files(job, prepared, vars, signer, path, fleeting)
   if not parts then
     return nil, size, why
   end
-  local sealed
-  sealed, message, code = container.seal_parts { parts = parts, archive_size = size, path = path, fleeting = fleeting,
-    licence = vars.license_key, device_hash = vars.device_hash, metadata = values.metadata(job, vars), signer = signer }
+  return { parts = parts, archive_size = size, path = path, licence = vars.license_key, device_hash = vars.device_hash,
+    metadata = values.metadata(job, vars), signer = signer }
+end
+
+-- The large files are read while they are sealed, and never written in the clear.
+local function seal_settled(prepared, options)
+  local sealed, message, code = container.seal_parts(options)
   -- Also where sealing failed: a file that became shorter was changed.
-  local problem
-  ok, problem, why = prepared:unchanged()
+  local ok, problem, why = prepared:unchanged()
   if not ok then
-    os.remove(path)
+    os.remove(options.path)
     return nil, problem, why
   end
   return sealed, message, code
+end
+
+local function ate_in_files(job, prepared, vars, signer, path, fleeting)
+  local options, message, code = settings(job, prepared, vars, signer, path)
+  if not options then
+    return nil, message, code
+  end
+  options.fleeting = fleeting
+  return seal_settled(prepared, options)
+end
+
+--- Whether a bundle is one that `growing` is for.
+-- @tparam table job
+-- @tparam table prepared kit
+-- @treturn boolean
+function M.can_grow(job, prepared)
+  return job.container ~= winzip.NAME and M.large_bytes(prepared) >= WORTH_IT
+end
+
+--- Begins to seal in a process of its own, so that what is there can be sent while the rest is made. The file's end is
+-- written when all is well with it.
+-- @tparam table job
+-- @tparam table prepared kit
+-- @tparam table vars values by name
+-- @param signer
+-- @tparam string folder
+-- @tparam function on_failure called with the code
+-- @treturn[1] table sealed: path, size; `growing` (see storage.growth) with `stop`; and, when that is complete, what
+--   `in_files` gives
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.growing(job, prepared, vars, signer, folder, on_failure)
+  local path = folder .. "/bundle.ate"
+  local options, message, code = settings(job, prepared, vars, signer, path)
+  if not options then
+    return nil, message, code
+  end
+  options.growing = function()
+    return prepared:unchanged()
+  end
+  local size, file, child
+  size, message, code = container.size(options)
+  if size then
+    file, message, code = files.create(path .. ".size") -- for those who watch, see cli.progress
+  end
+  if file then
+    file:write(size)
+    file:close()
+    file, message, code = files.create(path)
+  end
+  if file then
+    file:close()
+    child, message, code = aside.run(function()
+      return seal_settled(prepared, options)
+    end)
+  end
+  if not child then
+    return nil, message, code
+  end
+  local sealed = { path = path, size = size }
+  sealed.growing = { path = path, size = size, state = function()
+    local said = child:poll()
+    if not said then
+      return nil
+    elseif not said.value then
+      on_failure(said.code)
+      return false, said.message, said.code
+    end
+    sealed.checksum, sealed.encryption_key_hash = said.value.checksum, said.value.encryption_key_hash
+    return true, sealed.checksum
+  end, stop = function()
+    child:stop()
+  end }
+  return sealed
 end
 
 --- The same for kits with large files: made in a folder on the store's own disk, and then a path instead of parts.

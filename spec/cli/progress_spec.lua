@@ -42,6 +42,15 @@ describe("the progress of a large file", function()
     assert.same({ stage = "storing", done = 2 << 20, total = 3 << 20 }, look())
   end)
 
+  it("is of what the file will have while it is being made", function()
+    local note <close> = assert(io.open(folder .. "/staging/bundle.ate.size", "w"))
+    note:write(5 << 20)
+    note:close()
+    local sealed <close> = assert(io.open(folder .. "/staging/bundle.ate"))
+    sealed:seek("set", 2 << 20)
+    assert.same({ stage = "storing", done = 2 << 20, total = 5 << 20 }, look())
+  end)
+
   it("is shown on a terminal only", function()
     local script = assert(io.open(folder .. "/start.lua", "w"))
     script:write [[print(require("cli.progress").start "/")]]

@@ -146,6 +146,85 @@ describe("atelier.http", function()
       os.remove(path)
     end)
 
+    describe("from a file that is still being written", function()
+      local path, target, source
+
+      before_each(function()
+        path = os.tmpname()
+        target, source = assert(io.open(path, "wb")), assert(io.open(path, "rb"))
+        target:setvbuf "no"
+      end)
+
+      after_each(function()
+        target:close()
+        source:close()
+        os.remove(path)
+      end)
+
+      local function request()
+        return { url = base .. "/echo", method = "PUT", body_file = source, body_length = 10, body_growing = true,
+          timeout = 60 }
+      end
+
+      it("waits for its end", function()
+        local multi <close> = http.multi()
+        assert(multi:add(request()))
+        for _, piece in ipairs { "", "0123", "45678" } do
+          target:write(piece)
+          for _ = 1, 5 do
+            assert.same({}, multi:run { timeout = 0.02 })
+          end
+        end
+        assert.is_true(multi:timeout() <= 0.005)
+        target:write "9"
+        local answers = multi:run { timeout = 60 }
+        assert.equal(200, answers[1].status, answers[1].error)
+        assert.equal(10, json.decode(answers[1].body).length)
+      end)
+
+      it("does so in steps, too", function()
+        local multi <close> = http.multi()
+        assert(multi:add(request()))
+        local answers
+        for piece in ("0123456789"):gmatch "." do
+          target:write(piece)
+          assert.same({}, answers or {})
+          answers = multi:step()
+        end
+        local deadline = os.time() + 60
+        while not answers[1] and os.time() < deadline do
+          local fds = multi:fds()
+          answers = fds[1] and multi:step(fds[1].fd, fds[1].events) or multi:step()
+        end
+        assert.equal(200, answers[1].status, answers[1].error)
+      end)
+
+      it("breaks off when it is given up", function()
+        local multi <close> = http.multi()
+        assert(multi:add(request()))
+        target:write "0123"
+        assert.same({}, multi:run { timeout = 0.02 })
+        os.remove(path)
+        assert.equal("short_body", multi:run({ timeout = 60 })[1].code)
+      end)
+
+      it("is given up itself at any time", function()
+        local multi <close> = http.multi()
+        local id = assert(multi:add(request()))
+        assert.same({}, multi:run { timeout = 0.02 })
+        assert.is_true(multi:cancel(id))
+        assert.same({}, multi:run { timeout = 0 })
+      end)
+
+      it("must be told the length", function()
+        local asked = request()
+        asked.body_length = nil
+        assert.error_matches(function()
+          http.request(asked)
+        end, "'body_growing' goes with 'body_length'", 1, true)
+      end)
+    end)
+
     it("reports a file that cannot be read or written", function()
       local f, path = file_with("", "wb")
       fails("EBADF", "/echo", { method = "PUT", body_file = f, body_length = 5 })

@@ -1,5 +1,6 @@
 local contract = require "spec.storage.contract"
 local crypto = require "atelier.crypto"
+local growing = require "spec.storage.growing"
 local program = require "spec.support.program"
 local s3 = require "storage.s3"
 local swift = require "spec.support.swift"
@@ -28,6 +29,8 @@ describe("storage.s3, against Swift", function()
   end
 
   contract.test({ it = it, before_each = before_each, after_each = after_each }, open)
+
+  growing.test({ it = it }, open)
 
   it("sends large files in parts, which nobody sees before the last", function()
     local store <close> = open()

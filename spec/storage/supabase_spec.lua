@@ -1,4 +1,5 @@
 local contract = require "spec.storage.contract"
+local growing = require "spec.storage.growing"
 local program = require "spec.support.program"
 local stand_in = require "spec.support.supabase"
 local supabase = require "storage.supabase"
@@ -38,6 +39,26 @@ describe("storage.supabase", function()
   end
 
   contract.test({ it = it, before_each = before_each, after_each = after_each }, open)
+
+  growing.test({ it = it }, open)
+
+  it("sends what is cut while it is being written once more, from its beginning", function()
+    local store <close> = open()
+    local key, path, count = contract.new_key(), os.tmpname(), 0
+    local file, piece = assert(io.open(path, "wb")), ("x"):rep(1 << 20)
+    file:setvbuf "no"
+    control("/fault", { times = 1, method = "POST", cut = 3000000 })
+    assert.is_true(contract.put(store, key, { path = path, size = 8 * #piece, state = function()
+      if count < 8 then
+        count = count + 1
+        file:write(piece)
+        return nil
+      end
+      file:close()
+      return true, contract.sha256(piece:rep(8))
+    end }, {}))
+    assert.equal(contract.sha256(piece:rep(8)), contract.sha256(contract.read_all(store, key)))
+  end)
 
   it("makes its bucket, private, and again when it vanishes", function()
     local store <close> = open()

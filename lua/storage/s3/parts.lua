@@ -4,6 +4,7 @@
 local crypto = require "atelier.crypto"
 local delivery = require "storage.delivery"
 local form = require "storage.s3.request"
+local growth = require "storage.growth"
 local reactor = require "storage.reactor"
 local tries = require "storage.tries"
 local xml = require "storage.s3.xml"
@@ -27,9 +28,13 @@ local function begin_upload(self, key, options)
 end
 
 -- Sends one part; `file` is its sender's own. The hash is computed while other parts are on their way.
-local function send_part(self, key, id, number, file, size)
+local function send_part(self, key, id, number, file, path, options)
   local from = (number - 1) * self.driver.part
-  local length = math.min(self.driver.part, size - from)
+  local length = math.min(self.driver.part, options.size - from)
+  local there, problem, why = growth.await(options, path, from + length)
+  if not there then
+    return nil, problem, why
+  end
   file:seek("set", from)
   local sha256 = form.hash_of(file, length, function()
     reactor.pause(0)
@@ -47,15 +52,16 @@ local function send_part(self, key, id, number, file, size)
 end
 
 -- Several senders share the parts. All have ended when this returns: none may arrive after the upload was given up.
-local function send_parts(self, key, id, path, size)
-  local tags, count, last, failed = {}, math.max(1, (size + self.driver.part - 1) // self.driver.part), 0, nil
+local function send_parts(self, key, id, path, options)
+  local part = self.driver.part
+  local tags, count, last, failed = {}, math.max(1, (options.size + part - 1) // part), 0, nil
   local function send()
     local file <close>, problem = io.open(path, "rb")
     failed = failed or not file and { problem, "io" } or nil
     while last < count and not failed do
       last = last + 1
       local number = last
-      local tag, message, code = send_part(self, key, id, number, file, size)
+      local tag, message, code = send_part(self, key, id, number, file, path, options)
       tags[number] = tag
       failed = failed or not tag and { message, code } or nil
     end
@@ -118,8 +124,11 @@ function M.upload(self, key, path, options)
     return nil, message, code, seconds
   end
   local ok, tags
-  tags, message, code = send_parts(self, key, id, path, options.size)
+  tags, message, code = send_parts(self, key, id, path, options)
   if tags then
+    ok, message, code = growth.await(options, path)
+  end
+  if ok then
     ok, message, code = complete(self, key, id, tags, options)
   end
   if ok then
