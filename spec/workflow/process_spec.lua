@@ -188,6 +188,7 @@ describe("workers as processes", function()
     world:await(NOTHING_LEFT)
     assert.equal(1, world:value "select max(attempt) from file_generation_queue")
     all_is_well(30)
+    world:await "(select count(*) = 2 from ate_workers)" -- the new name is known from its first claim on
     local named = world:query "select worker_id, gone_reason, lock_held from ate_workers order by started_at"
     assert.equal(2, #named)
     assert.equal("released", named[1].gone_reason)
