@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <linux/sockios.h>
+#include <malloc.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,7 @@
 #define ACCEPTS_A_TURN 16
 #define CANDIDATES 64 /* looked at for one newcomer */
 #define PAUSE_MS 100  /* until accepting is tried again where nothing could be had */
+#define CROWD 512     /* connections whose memory is worth giving back */
 #define LOG_MS 10000  /* between two lines about a full house */
 
 /* ==== the line ================================================================================= */
@@ -270,6 +272,26 @@ static void tell(struct server *s, int64_t now)
     s->lua->log(s, "warn", text);
 }
 
+/* Each connection had some 34 KiB of libmicrohttpd's, which malloc would keep when they are gone, scattered over its heap. */
+static void give_back(struct server *s)
+{
+    struct door *d = &s->door;
+
+    if (s->nconnections > d->peak)
+        d->peak = s->nconnections;
+    if (d->peak < CROWD || s->nconnections > d->peak / 4)
+        return;
+    d->peak = s->nconnections;
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
+int door_is_due(const struct server *s)
+{
+    return s->door.open_at != 0 || s->door.peak >= CROWD;
+}
+
 void door_sweep(struct server *s, int64_t now)
 {
     struct door *d = &s->door;
@@ -282,5 +304,6 @@ void door_sweep(struct server *s, int64_t now)
         d->open_at = 0;
         front_watch(s->front, &d->source, EPOLLIN);
     }
+    give_back(s);
     tell(s, now);
 }

@@ -590,7 +590,7 @@ static void sweep(struct server *s, int64_t now)
 
 static int has_sweep(const struct server *s)
 {
-    return s->nconnections > 0 || s->lingerers != NULL || s->door.open_at != 0;
+    return s->nconnections > 0 || s->lingerers != NULL || door_is_due(s);
 }
 
 int64_t httpd_due(const struct server *s)

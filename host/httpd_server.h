@@ -156,6 +156,7 @@ struct door {
     uint64_t heard;   /* of those turned away, at the last sweep */
     int64_t wanted;   /* places that they would have needed since the one before */
     int64_t tell_at;
+    int64_t peak;     /* connections, since memory was given back last */
 };
 
 struct server {
@@ -192,6 +193,8 @@ int door_open(struct server *s);
 /* Accepts no more, and closes the listener. */
 void door_close(struct server *s);
 void door_sweep(struct server *s, int64_t now);
+/* Whether it wants to be swept though nobody is there. */
+int door_is_due(const struct server *s);
 /* Nothing is under way on the connection from now on: it is the last to go when room is needed. */
 void door_wait(struct connection *c);
 /* Something is, or it ends. */
