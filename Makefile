@@ -51,7 +51,7 @@ $(ATELIER): $(OBJECTS)
 
 $(BUILD)/obj/%.o: host/%.c
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(ALL_CFLAGS) -MMD -c -o $@ $<
+	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # Each module links only what it uses: the same line as in its rockspec.
 $(BUILD)/lib/atelier/%.so: $(BUILD)/obj/lua_%.o

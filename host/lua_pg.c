@@ -189,9 +189,7 @@ static int l_execute(lua_State *L)
  * Sends several statements at once and reads all answers: one round trip, one transaction. When one
  * fails, none has happened. A statement that may not run in a transaction block must not be in it.
  * @function conn:pipeline
- * @tparam table statements list of `{sql, params}` and `{prepared = name, params}`. With `json = n` the columns from the nth
- *   on become one field `json` of their row: the members of a JSON object, `"a":1,"b":"x"`, without its braces. A column
- *   "job.state" is a member of the object "job", which is null when its first column is.
+ * @tparam table statements list of `{sql, params}` and `{prepared = name, params}`
  * @tparam[opt] table options as of `conn:query`; the timeout is for all of it
  * @treturn[1] table list of results, each as of `conn:query`
  * @return[2] nil

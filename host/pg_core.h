@@ -25,7 +25,6 @@
 
 struct lua_State;
 struct pg_conn;
-struct pg_piped;
 
 enum pg_state {
     PG_CLOSED = 0, /* by the program, or not yet open */
@@ -66,8 +65,6 @@ struct pg_op {
     int statement;           /* of a pipeline: the one being answered, from 0 */
     int failed;              /* of a pipeline: the one that failed, or -1 */
     int top;                 /* of the Lua stack, restored on resume */
-    const struct pg_piped *items; /* of a pipeline: the statements, kept by the caller's stack; never read here */
-    int n_items;
     /* The binding's continuation, which turns results into values; never called from here. */
     int (*finish)(struct lua_State *L, struct pg_conn *c);
 };

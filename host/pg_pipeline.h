@@ -20,23 +20,8 @@
 struct pg_piped {
     const char *text; /* SQL, or the name of a prepared statement */
     int prepared;
-    int json;         /* of the result: the first column of its JSON text, from 1, or 0 */
     struct pg_params params;
 };
-
-static int pg_piped_json(lua_State *L, int i, int at)
-{
-    int exact = 1;
-    lua_Integer n = 0;
-
-    lua_pushliteral(L, "json");
-    if (lua_rawget(L, at) != LUA_TNIL)
-        n = lua_tointegerx(L, -1, &exact);
-    if (!exact || n < 0 || n > 10000 || (n == 0 && !lua_isnil(L, -1)))
-        luaL_error(L, "pipeline: field 'json' of statement %d must be a column's number", i + 1);
-    lua_pop(L, 1);
-    return (int)n;
-}
 
 /*
  * Reads item i of the list and leaves its parameters, or nil, on the top. Raw access: no metamethod runs. Finalisers may
@@ -57,7 +42,6 @@ static void pg_read_item(lua_State *L, int i, struct pg_piped *item)
     item->text = lua_tostring(L, -1);
     if (strlen(item->text) != lua_rawlen(L, -1))
         luaL_error(L, "pipeline: statement %d contains a NUL byte", i + 1);
-    item->json = pg_piped_json(L, i, at);
     lua_rawgeti(L, at, item->prepared ? 1 : 2);
     if (!lua_isnil(L, -1) && !lua_istable(L, -1))
         luaL_error(L, "pipeline: the parameters of statement %d are a %s, not a table", i + 1, luaL_typename(L, -1));
@@ -126,8 +110,6 @@ static int pg_send_pipeline(struct pg_conn *c, const struct pg_piped *items, int
     if (!PQenterPipelineMode(c->pg))
         return 0;
     c->op.pipeline = 1;
-    c->op.items = items;
-    c->op.n_items = n;
     for (int i = 0; i < n; i++) {
         const struct pg_params *p = &items[i].params;
         int ok = items[i].prepared ? pg_send_prepared(c->pg, items[i].text, p)

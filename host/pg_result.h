@@ -14,7 +14,6 @@
 #include "managed.h"
 #include "pg_call.h"
 #include "pg_core.h"
-#include "pg_json.h"
 #include "pg_pipeline.h"
 #include "pg_types.h"
 
@@ -58,30 +57,18 @@ static void push_cell(lua_State *L, const PGresult *r, int row, int col, int res
 /* What is to become of a result. */
 struct pg_shape {
     int share, bare;
-    int json; /* the columns from this one on become one JSON text; from 1, 0: none do */
 };
-
-static int decoded_columns(const PGresult *r, const struct pg_shape *shape)
-{
-    int n = PQnfields(r);
-
-    return shape->json > 0 && shape->json <= n ? shape->json - 1 : n;
-}
 
 /* The column names stand on the stack from `names` on: each is made a Lua string once, not once per row. */
 static void push_row(lua_State *L, const PGresult *r, int row, int result, int names, const struct pg_shape *shape)
 {
-    int n = decoded_columns(r, shape);
+    int n = PQnfields(r);
 
-    lua_createtable(L, 0, n + (shape->json > 0));
+    lua_createtable(L, 0, n);
     for (int col = 0; col < n; col++) {
         lua_pushvalue(L, names + col);
         push_cell(L, r, row, col, result, names + col, shape->share);
         lua_rawset(L, -3);
-    }
-    if (shape->json > 0) {
-        pg_push_members(L, r, row, n);
-        lua_setfield(L, -2, "json");
     }
     lua_rawseti(L, result, row + 1);
 }
@@ -121,7 +108,7 @@ static void push_result(lua_State *L, const PGresult *r, const struct pg_shape *
     result = lua_gettop(L);
     if (!shape->bare)
         set_about(L, r, result);
-    push_names(L, r, decoded_columns(r, shape));
+    push_names(L, r, PQnfields(r));
     for (int row = 0; row < rows; row++)
         push_row(L, r, row, result, result + 1, shape);
     lua_settop(L, result);
@@ -244,7 +231,7 @@ static void deliver_notices(lua_State *L, struct pg_conn *c)
 static int make_result(lua_State *L)
 {
     const struct pg_conn *c = lua_touserdata(L, 1);
-    const struct pg_shape shape = {c->op.share, c->op.bare, 0};
+    const struct pg_shape shape = {c->op.share, c->op.bare};
 
     push_result(L, c->results[c->n_results - 1], &shape);
     return 1;
@@ -281,10 +268,10 @@ static int finish_true(lua_State *L, struct pg_conn *c)
 static int make_results(lua_State *L)
 {
     const struct pg_conn *c = lua_touserdata(L, 1);
+    const struct pg_shape shape = {c->op.share, c->op.bare};
 
     lua_createtable(L, c->n_results, 0);
     for (int i = 0; i < c->n_results; i++) {
-        struct pg_shape shape = {c->op.share, c->op.bare, i < c->op.n_items ? c->op.items[i].json : 0};
         push_result(L, c->results[i], &shape);
         lua_rawseti(L, -2, i + 1);
     }

@@ -41,11 +41,10 @@ local SAFE = { GET = true, HEAD = true }
 -- @tparam string name under which it is prepared; letters, digits, _
 -- @tparam string sql always the same for a name
 -- @tparam[opt] table params
--- @tparam[opt] integer json_from `json` of `conn:pipeline`
 -- @treturn table rows; a failure ends the request with its problem
-function Call:query(name, sql, params, json_from)
+function Call:query(name, sql, params)
   local rows, message, code, fields = self.app.db:as_user(self.user, name, sql, params, SAFE[self.request.method],
-    self.route.is_quick, json_from)
+    self.route.is_quick)
   if not rows then
     error(problem.of_sql(message, code, fields), 0)
   end

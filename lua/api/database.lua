@@ -29,7 +29,7 @@ local KINDS = {
 }
 
 -- What is sent for a statement: the role, the statement, and what prepares it where that is not done.
-local function compose(slot, plain, kind, user, name, sql, params, json)
+local function compose(slot, plain, kind, user, name, sql, params)
   local role = KINDS[kind][plain and 2 or 1]
   if user then
     local given = role[plain and 2 or 1]
@@ -38,11 +38,11 @@ local function compose(slot, plain, kind, user, name, sql, params, json)
   local batch = slot.batch
   batch[1] = role
   if plain then
-    batch[2], batch[3] = { sql, params, json = json }, nil
+    batch[2], batch[3] = { sql, params }, nil
     return batch
   end
   local item = slot.item
-  item.prepared, item[1], item.json = name, params, json
+  item.prepared, item[1] = name, params
   if slot.prepared[name] == sql then
     batch[2], batch[3] = item, nil
   elseif slot.prepared[name] then
@@ -67,13 +67,13 @@ local function forget(slot, deadline, name)
 end
 
 -- The cancelling of a statement that takes too long comes on top, as the pool says.
-local function run(slot, self, deadline, kind, user, name, sql, params, json)
+local function run(slot, self, deadline, kind, user, name, sql, params)
   local left = deadline - httpd.now()
   if left <= 0 then
     return nil, "database: not done in time", "timeout"
   end
   local conn = slot.conn
-  local batch = compose(slot, self.is_plain, kind, user, name, sql, params, json)
+  local batch = compose(slot, self.is_plain, kind, user, name, sql, params)
   local count = #batch
   slot.is_clean, slot.options.timeout = false, left
   slot.is_spent = count == 3 -- who leaves now does not learn whether it was prepared: the connection goes, too
@@ -90,10 +90,10 @@ local function run(slot, self, deadline, kind, user, name, sql, params, json)
   if NOT_PREPARED[code] and not self.is_plain then
     log.warn("the database keeps no prepared statements; is it behind a transaction pooler?", { code = code })
     self.is_plain = true
-    return run(slot, self, deadline, kind, user, name, sql, params, json)
+    return run(slot, self, deadline, kind, user, name, sql, params)
   end
   if code == OUTDATED and count == 2 and not self.is_plain and forget(slot, deadline, name) then
-    return run(slot, self, deadline, kind, user, name, sql, params, json) -- nothing has happened; prepares it again
+    return run(slot, self, deadline, kind, user, name, sql, params) -- nothing has happened; prepares it again
   end
   slot.is_spent = GIVE_UP[code]
   return nil, message, code, fields
@@ -120,7 +120,7 @@ end
 -- A waiter of api.lanes whose statement this connection has not prepared yet.
 local function run_alone(self)
   return function(slot, waiter)
-    return run(slot, self, waiter.deadline, "user", waiter.user, waiter.prepared, waiter.sql, waiter[1], waiter.json)
+    return run(slot, self, waiter.deadline, "user", waiter.user, waiter.prepared, waiter.sql, waiter[1])
   end
 end
 
@@ -138,21 +138,20 @@ end
 -- @tparam[opt] table params
 -- @tparam[opt] boolean may_repeat it changes nothing, so it may run again when the connection breaks
 -- @tparam[opt] boolean is_quick it changes nothing and takes no time, so it may be sent together with others like it
--- @tparam[opt] integer json as of `conn:pipeline`
 -- @treturn[1] table rows
 -- @return[2] nil
 -- @treturn[2] string message
 -- @treturn[2] string code as of atelier.pg, or "busy"
 -- @treturn[2] ?table what `conn:last_error` gives
-function Database:as_user(user, name, sql, params, may_repeat, is_quick, json)
+function Database:as_user(user, name, sql, params, may_repeat, is_quick)
   local deadline = httpd.now() + self.timeout
   if is_quick and not self.is_plain then
-    local rows, message, code, fields = self.lanes:run(deadline, user, name, sql, params, json)
+    local rows, message, code, fields = self.lanes:run(deadline, user, name, sql, params)
     if rows or code and not (may_repeat and LOST[code]) then
       return rows, message, code, fields
     end
   end
-  return perform(self, deadline, may_repeat, "user", user, name, sql, params, json)
+  return perform(self, deadline, may_repeat, "user", user, name, sql, params)
 end
 
 --- Runs a statement with the service's rights; as `as_user`, without claims.

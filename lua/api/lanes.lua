@@ -258,18 +258,17 @@ end
 -- @tparam string name under which it is prepared
 -- @tparam string sql always the same for a name
 -- @tparam[opt] table params
--- @tparam[opt] integer json as of `conn:pipeline`
 -- @treturn[1] table rows
 -- @return[2] nil
 -- @treturn[2] ?string message
 -- @treturn[2] ?string code; nil when it must be asked for alone
 -- @treturn[2] ?table what `conn:last_error` gives
-function Lanes:run(deadline, user, name, sql, params, json)
+function Lanes:run(deadline, user, name, sql, params)
   if self.waiting >= MOST_WAITING then
     return nil, "database: too many requests wait for a connection", "busy"
   end
-  -- It is also what `conn:pipeline` is given. Eight fields by name: one more would double its table.
-  local waiter <close> = setmetatable({ params, prepared = name, json = json, user = user, sql = sql, lanes = self,
+  -- It is also what `conn:pipeline` is given. Seven fields by name: of a ninth its table would double.
+  local waiter <close> = setmetatable({ params, prepared = name, user = user, sql = sql, lanes = self,
     task = httpd.current(), state = WAITS, deadline = deadline }, Waiter)
   self.waiting = self.waiting + 1
   self.tail = self.tail + 1

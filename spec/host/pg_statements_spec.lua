@@ -1,5 +1,4 @@
 -- atelier.pg: pipelines, transactions, COPY and notices.
-local json = require "atelier.json"
 local support = require "spec.support.pg"
 
 local connect, value, refused, raises, drive = support.connect, support.value, support.refused, support.raises, support.drive
@@ -47,39 +46,6 @@ describe("atelier.pg", function()
       assert.same({ true, { { a = 1, b = "b" } }, {} }, results)
       assert.same({ { a = 1 } }, conn:query("select 1 as a", nil, { bare = true }))
       assert.same({ "a" }, conn:query("select 1 as a").fields)
-    end)
-
-    it("gives columns as the members of a JSON object", function()
-      local sql = [[select 'k' as key, 1::int8 as i, -2.5::float8 as f, true as t, false as f2, null::text as n,
-        E'q" b\\ \n\x01\x7f é 💡' as s, 'aa0e8400-e29b-41d4-a716-446655440000'::uuid as u, 1.50::numeric as d,
-        timestamptz '2026-11-22 10:11:12.5+02' as at, timestamptz 'infinity' as never, '[1, {"x": null}]'::jsonb as j,
-        2::int2 as "o.a", null::int as "o.b", null::text as "o.in.c", 5 as "o.in.d", 'e' as "o.on.e.f", 6 as "o.g",
-        null::int as "p.a", 7 as "p.b", 8 as "p.q.c", 9 as last from generate_series(1, $1::int)]]
-      local rows = assert(conn:pipeline { { sql, { 2 }, json = 2 } })[1]
-      assert.equal(2, #rows)
-      for _, row in ipairs(rows) do
-        assert.equal("k", row.key)
-        assert.is_nil(row.i)
-        assert.same({ i = 1, f = -2.5, t = true, f2 = false, n = json.null, s = 'q" b\\ \n\1\127 é 💡',
-          u = "aa0e8400-e29b-41d4-a716-446655440000", d = "1.50", at = "2026-11-22T08:11:12.5Z", never = "infinity",
-          j = { 1, { x = json.null } }, o = { a = 2, b = json.null, ["in"] = json.null, on = { e = { f = "e" } }, g = 6 },
-          p = json.null, last = 9 }, assert(json.decode("{" .. row.json .. "}")))
-      end
-      local all = assert(conn:pipeline { { "select 1 as \"a.b\", 2 as c", json = 1 }, { "select 1 as a", json = 2 },
-        { "select 1 as a", json = 7 }, { "select 1 as a where false", json = 1 } })
-      assert.same({ '"a":{"b":1},"c":2', "", 1 }, { all[1][1].json, all[2][1].json, all[2][1].a })
-      assert.same({ 1, 0 }, { all[3][1].a, #all[4] })
-    end)
-
-    it("refuses what has no form in JSON, and stays usable", function()
-      for sql, reason in pairs { ["select 'x'::bytea as b"] = "column b: its type", ["select array[1] as b"] = "column b: its type",
-        ["select 'NaN'::float8 as b"] = "no number NaN", ["select '-Infinity'::float4 as b"] = "no number -Infinity" } do
-        raises(reason, conn.pipeline, conn, { { sql, json = 1 } })
-        assert.equal(1, value "1")
-      end
-      for _, bad in ipairs { 0, -1, 1.5, "x", true, 10001 } do
-        raises("'json' of statement 2", conn.pipeline, conn, { { "select 1" }, { "select 1", json = bad } })
-      end
     end)
 
     it("says that the commit failed", function()
