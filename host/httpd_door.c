@@ -151,8 +151,9 @@ static void turn_away(struct server *s, int fd)
 
     s->door.nturned_away++;
     httpd_refuse_bare(&c, 503, "busy", "too many connections");
-    while (recv(fd, junk, sizeof junk, MSG_DONTWAIT) == (ssize_t)sizeof junk) /* unread, it would cut the answer off */
-        continue;
+    for (int i = 0; i < 16; i++) /* unread, it would cut the answer off */
+        if (recv(fd, junk, sizeof junk, MSG_DONTWAIT) < (ssize_t)sizeof junk)
+            break;
     close(fd); /* a lingerer may have it still */
 }
 
@@ -237,12 +238,16 @@ static void on_listener(struct source *source, uint32_t events)
 int door_open(struct server *s)
 {
     struct door *d = &s->door;
+    int err;
 
     memset(d, 0, sizeof *d);
     d->source.fd = s->listener;
     d->source.ready = on_listener;
     d->spare = eventfd(0, EFD_CLOEXEC);
-    return front_watch(s->front, &d->source, EPOLLIN);
+    err = front_watch(s->front, &d->source, EPOLLIN);
+    if (err != 0 && d->spare >= 0)
+        close(d->spare);
+    return err;
 }
 
 /* Others have the socket too: closing ours would leave it in the epoll. */

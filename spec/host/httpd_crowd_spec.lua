@@ -4,6 +4,7 @@ local child = require "spec.support.httpd_child"
 local httpd = require "atelier.httpd"
 local json = require "atelier.json"
 local resource = require "posix.sys.resource"
+local signal = require "posix.signal"
 local tcp = require "spec.support.tcp"
 local unistd = require "posix.unistd"
 
@@ -142,6 +143,17 @@ describe("a server of a crowd", function()
       server:logs "warn: full: "
     end)
   end
+
+  it("has no more than there is room for where many come at one moment", function()
+    start(limits_with(20))
+    server:kill(signal.SIGSTOP)
+    for _ = 1, 60 do connect() end
+    server:kill(signal.SIGCONT)
+    assert.is_true(is_served())
+    local kept = 0
+    for i = 1, 60 do kept = kept + (clients[i]:is_closed(0) and 0 or 1) end
+    assert.equal(19, kept)
+  end)
 
   it("keeps them all where there is room, and answers others", function()
     start(limits_with(crowd + 50))
