@@ -133,6 +133,7 @@ describe("a worker", function()
   end
 
   it("told to stop while its session is lost, still finds the database, and hands its jobs back at no cost", function()
+    world.config.drain_time = 600 -- however long this takes
     local tries = 0
     local w = cut_and_stopped(function()
       tries = tries + 1
