@@ -4,6 +4,7 @@
 -- at once when that one is gone, and collects nothing. Knows nothing of what is done.
 -- @module workflow.aside
 local dirent = require "posix.dirent"
+local errno = require "posix.errno"
 local json = require "atelier.json"
 local poll = require "posix.poll"
 local signal = require "posix.signal"
@@ -61,7 +62,9 @@ function M.run(f)
 end
 
 local function reap(self)
-  wait.wait(self.pid)
+  repeat
+    local pid, _, number = wait.wait(self.pid)
+  until pid or number ~= errno.EINTR
   unistd.close(self.from)
   self.pid = nil
 end

@@ -81,6 +81,13 @@ describe("workflow.seal, aside", function()
     assert.equal("template_version", failures[1])
   end)
 
+  it("does not take back a file whose end is written: a store may have it", function()
+    local sealed = assert(begin(2))
+    assert.is_true(await(sealed))
+    assert.equal(sealed.size, stat.stat(sealed.path).st_size)
+    assert.same({}, failures)
+  end)
+
   it("says what is wrong with the asset", function()
     local sealed = assert(begin(1000, folder .. "/none"))
     local state, message, code = await(sealed)
