@@ -72,9 +72,9 @@ end
 local function hear(self)
   local pieces = {}
   repeat
-    local text = unistd.read(self.from, MOST) -- nil: a signal came in between
+    local text, _, number = unistd.read(self.from, MOST)
     pieces[#pieces + 1] = text
-  until text == ""
+  until text == "" or not text and number ~= errno.EINTR
   local said = json.decode(table.concat(pieces))
   self.said = type(said) == "table" and said or { message = "the process ended, and said nothing", code = "io" }
 end

@@ -287,8 +287,11 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code
 function Worker:release()
+  -- First of all, where the session allows: a store that is silent while objects are deleted must cost no retry.
+  local first = not self.queue:is_lost() and self.queue:release() or 0
   self:abandon()
-  return comeback.release(self)
+  local released, message, code = comeback.release(self)
+  return released and released + first, message, code
 end
 
 return M

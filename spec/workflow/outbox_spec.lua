@@ -142,21 +142,24 @@ describe("files on their way to the store", function()
 
   it("are given up together where the store does not answer, and the loop is told", function()
     server = stand_in.start()
-    local turns = 0
+    local turns, back = 0, nil
+    local queued = "select count(*)::int from file_generation_queue where status = 'queued'"
     world = worlds.new { config = { storage = "supabase", supabase_url = server.url,
       supabase_service_role_key = stand_in.KEY } }
     world:customers(3)
     server:control("/fault", { times = 1000, silent = true })
     local w
     w = world:worker { on_turn = function(seconds)
-      turns = turns + (seconds and seconds > 1 and 1 or 0)
+      if seconds and seconds > 1 then
+        turns, back = turns + 1, back or world:value(queued)
+      end
     end }
     local jobs = assert(w.queue:exchange(3))
     assert(w:build(jobs))
     assert.equal(3, w.outbox:count())
     assert.equal(3, assert(w:release()))
     assert.is_true(turns >= 3)
-    assert.equal(3, world:value "select count(*)::int from file_generation_queue where status = 'queued'")
+    assert.same({ 3, 3 }, { back, world:value(queued) }, "the jobs go back before the store is waited for")
   end)
 
   it("go back at no cost when the time to drain is over before the store has answered", function()
