@@ -330,8 +330,9 @@ function World:hold_completions()
   end
 end
 
---- A worker stands before `hold_completions`.
-M.HELD = [[exists (select from pg_locks where not granted and relation = 'ate_files'::regclass)]]
+--- A worker stands before `hold_completions`; the keeper may, too, which says nothing.
+M.HELD = [[exists (select from pg_locks l join pg_stat_activity a using (pid) where not l.granted
+  and l.relation = 'ate_files'::regclass and a.query like '%complete_ate_generations%')]]
 
 function World:close()
   for _, process in ipairs(self.children) do
