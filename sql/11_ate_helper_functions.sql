@@ -507,16 +507,22 @@ create or replace trigger ate_license_updated after update on public.licenses
 -- Ends a run without a file. cost 1: the run counts against max_retries; 0: it does not. delay NULL: exponential
 -- backoff with full jitter, 0.1 s at least: what may pass has not passed at once. The rows are locked by the caller. A
 -- row that may not go back, because a newer one is queued, becomes cancelled. Gives the rows' new status.
+--
+-- A purchase that is not committed may have queued some of these devices anew, in any order: each side then has a place
+-- in the line that the other one wants. The purchase must never be the one that a deadlock ends, so this one lets go of
+-- all it has, well before Postgres looks for deadlocks (deadlock_timeout, a second), and begins again. hurried: does
+-- without the rows that an open transaction is in the way of, which the result lacks then.
+drop function if exists public.ate_put_back(uuid[], integer, boolean, interval, text, text);
 create or replace function public.ate_put_back(queue_ids uuid[], cost integer, permanent boolean, delay interval,
-                                               code text, message text)
+                                               code text, message text, hurried boolean default false)
 returns table (queue_id uuid, status text)
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
 #variable_conflict use_column
 declare
   moment constant timestamptz := clock_timestamp();
   after public.file_generation_queue[];
 begin
-  loop
+  while cardinality(ate_put_back.queue_ids) > 0 loop
     begin
       with next as (
         select q.id, case
@@ -545,9 +551,17 @@ begin
       )
       select array_agg(m) into after from moved m;
       exit;
-    exception when unique_violation then
-      -- A newer request got in between: look again, now it is seen.
-      null;
+    exception
+      when unique_violation then
+        -- A newer request got in between: look again, now it is seen.
+        null;
+      when lock_not_available or deadlock_detected then
+        if ate_put_back.hurried then
+          return query select p.queue_id, p.status from unnest(ate_put_back.queue_ids) x (id)
+            cross join lateral public.ate_put_back(array[x.id], cost, permanent, delay, code, message, true) p
+          where cardinality(ate_put_back.queue_ids) > 1;
+          return;
+        end if;
     end;
   end loop;
   perform public.ate_notify_jobs(s.status, s.ids)
@@ -574,7 +588,7 @@ language plpgsql security definer set search_path = '' as $$
 declare
   moment constant timestamptz := clock_timestamp();
   lost text[];
-  ids uuid[];
+  rescued integer := 0;
 begin
   if exists (select from public.ate_workers w where w.gone_at is null and w.lock_held) then
     update public.ate_workers w set gone_at = moment, gone_reason = 'lost'
@@ -590,17 +604,15 @@ begin
   lost := array(select w.worker_id from public.ate_workers w
                 where w.gone_at > moment - interval '10 seconds' and w.gone_reason = 'lost');
   if cardinality(lost) > 0 then
-    ids := array(select q.id from public.file_generation_queue q
-                 where q.lease_until is not null and q.worker_id = any (lost) order by q.id for update skip locked);
-    perform public.ate_put_back(ids, 1, false, interval '0', 'worker_lost', 'the worker ended without a word');
+    rescued := (select count(*) from public.ate_put_back(
+      array(select q.id from public.file_generation_queue q
+            where q.lease_until is not null and q.worker_id = any (lost) order by q.id for update skip locked),
+      1, false, interval '0', 'worker_lost', 'the worker ended without a word', true));
   end if;
-  lost := ids;
-  ids := array(select q.id from public.file_generation_queue q
-               where q.lease_until < moment order by q.id for update skip locked);
-  if cardinality(ids) > 0 then
-    perform public.ate_put_back(ids, 1, false, interval '0', 'lease_over', 'the lease ran out');
-  end if;
-  return coalesce(cardinality(lost), 0) + cardinality(ids);
+  return rescued + (select count(*) from public.ate_put_back(
+    array(select q.id from public.file_generation_queue q
+          where q.lease_until < moment order by q.id for update skip locked),
+    1, false, interval '0', 'lease_over', 'the lease ran out', true));
 end $$;
 
 -- Four times a second at most, and with the first claim of a session: signs of life, then the rescue of others. The
@@ -1080,4 +1092,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '1 17603ef4a92ccec710c8c062401e68e71bb8fab0e4697deee66abe58704d042f');
+select public.record_ate_migration('11_ate_helper_functions.sql', '2 539b1822f5222d4bc4799bfe2f785d7e956a682143176f55cc46220d65cb789d');

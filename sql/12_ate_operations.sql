@@ -207,24 +207,32 @@ begin
       and (caller = 'service' or caller = 'user' and d.user_id = auth.uid()));
 end $$;
 
--- Rotation: every file under that master key whose device is entitled is built anew.
+-- Rotation: every file under that master key whose device is entitled is built anew. Template after template, where a
+-- purchase goes device after device: so it makes way for those, as ate_put_back does, and begins again.
 create or replace function public.requeue_ate_files(master_key_id text, priority integer default 8) returns integer
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
 #variable_conflict use_column
 declare
   template uuid;
   queued integer := 0;
 begin
-  for template in select distinct f.template_id from public.ate_files f
-    join public.ate_templates t on t.id = f.template_id
-                  where f.master_key_id = requeue_ate_files.master_key_id and t.is_active order by f.template_id loop
-    queued := queued + coalesce(cardinality(public.ate_enqueue(array(
-      select e.device_id from public.ate_entitlement(array(
-        select f.device_id from public.ate_files f
-        where f.master_key_id = requeue_ate_files.master_key_id and f.template_id = template)) e
-      where e.entitled), array[template], requeue_ate_files.priority, 'rotation')), 0);
+  loop
+    begin
+      for template in select distinct f.template_id from public.ate_files f
+        join public.ate_templates t on t.id = f.template_id
+        where f.master_key_id = requeue_ate_files.master_key_id and t.is_active order by f.template_id
+      loop
+        queued := queued + coalesce(cardinality(public.ate_enqueue(array(
+          select e.device_id from public.ate_entitlement(array(
+            select f.device_id from public.ate_files f
+            where f.master_key_id = requeue_ate_files.master_key_id and f.template_id = template)) e
+          where e.entitled), array[template], requeue_ate_files.priority, 'rotation')), 0);
+      end loop;
+      return queued;
+    exception when lock_not_available or deadlock_detected then
+      queued := 0;
+    end;
   end loop;
-  return queued;
 end $$;
 
 -- The clock's sweeps: in batches, each call a short transaction; 0 means nothing is left ----------------------------
@@ -332,4 +340,4 @@ begin
   end loop;
   grant execute on function public.ate_queue_position(uuid) to authenticated;
 end $$;
-select public.record_ate_migration('12_ate_operations.sql', '1 d3a4ce44e95266f239fce684e3fdab33aacaf6ede467a79c7af4205921e6406f');
+select public.record_ate_migration('12_ate_operations.sql', '2 3b19fb0c94a387556ee84fb00027c219f42df9cd9c34a94bf4899bf58387432e');

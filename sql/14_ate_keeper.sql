@@ -148,11 +148,12 @@ end $$;
 -- that was refused while an older device stood before this one, that ran out although the licence did not, that has
 -- tools the plan has lost, or that is under a former master key (none is meant by NULL). `last` is where to go on;
 -- NULL after the last device. A job of the last hour has had its chance, and a failure that is no refusal is the
--- operator's to redrive: this must not run a bundle that does not work every time it passes.
+-- operator's to redrive: this must not run a bundle that does not work every time it passes. It makes way for purchases,
+-- as requeue_ate_files does.
 create or replace function public.renew_ate_files(after uuid default null, batch integer default 1000,
                                                   master_key_id text default null, pause interval default '1 hour')
 returns table (last uuid, queued integer)
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
 #variable_conflict use_column
 declare
   devices uuid[];
@@ -165,37 +166,44 @@ begin
   devices := array(select d.id from public.devices d
                    where d.id > coalesce(renew_ate_files.after, '00000000-0000-0000-0000-000000000000')
                    order by d.id limit renew_ate_files.batch);
-  queued := 0;
-  for template, lacking in
-    select w.template_id, array_agg(w.device_id) from (
-      select e.device_id, t.id as template_id, f.id is null as is_new, f.master_key_id, f.is_active
-          and f.generation_status = 'success' and (f.expires_at is null or f.expires_at > clock_timestamp())
-          and e.plan_tools @> f.tools as is_good
-      from public.ate_entitlement(devices) e
-        cross join public.ate_templates t
-        left join public.ate_files f on f.device_id = e.device_id and f.template_id = t.id
-      where e.entitled and t.is_active) w
-      left join lateral (
-        select j.status, j.error_code, j.created_at from (
-          select q.status, q.error_code, q.created_at from public.file_generation_queue q
-          where q.device_id = w.device_id and q.template_id = w.template_id
-          union all
-          select h.status, h.error_code, h.created_at from public.file_generation_history h
-          where h.device_id = w.device_id and h.template_id = w.template_id) j
-        order by j.created_at desc limit 1) j on true
-    where case
-        -- What nobody ever asked for is not asked for here.
-        when w.is_new then j.status = 'failed' and j.error_code = any (refused)
-        when w.is_good and w.master_key_id is not distinct from
-          coalesce(renew_ate_files.master_key_id, w.master_key_id) then false
-        when j.status is null then true
-        when j.status = 'failed' then j.error_code = any (refused)
-        when j.status = 'completed' or j.error_code = 'superseded' then j.created_at < clock_timestamp() - pause
-        else false
-      end
-    group by w.template_id order by w.template_id
   loop
-    queued := queued + coalesce(cardinality(public.ate_enqueue(lacking, array[template], 5, 'renewal')), 0);
+    begin
+      queued := 0;
+      for template, lacking in
+        select w.template_id, array_agg(w.device_id) from (
+          select e.device_id, t.id as template_id, f.id is null as is_new, f.master_key_id, f.is_active
+              and f.generation_status = 'success' and (f.expires_at is null or f.expires_at > clock_timestamp())
+              and e.plan_tools @> f.tools as is_good
+          from public.ate_entitlement(devices) e
+            cross join public.ate_templates t
+            left join public.ate_files f on f.device_id = e.device_id and f.template_id = t.id
+          where e.entitled and t.is_active) w
+          left join lateral (
+            select j.status, j.error_code, j.created_at from (
+              select q.status, q.error_code, q.created_at from public.file_generation_queue q
+              where q.device_id = w.device_id and q.template_id = w.template_id
+              union all
+              select h.status, h.error_code, h.created_at from public.file_generation_history h
+              where h.device_id = w.device_id and h.template_id = w.template_id) j
+            order by j.created_at desc limit 1) j on true
+        where case
+            -- What nobody ever asked for is not asked for here.
+            when w.is_new then j.status = 'failed' and j.error_code = any (refused)
+            when w.is_good and w.master_key_id is not distinct from
+              coalesce(renew_ate_files.master_key_id, w.master_key_id) then false
+            when j.status is null then true
+            when j.status = 'failed' then j.error_code = any (refused)
+            when j.status = 'completed' or j.error_code = 'superseded' then j.created_at < clock_timestamp() - pause
+            else false
+          end
+        group by w.template_id order by w.template_id
+      loop
+        queued := queued + coalesce(cardinality(public.ate_enqueue(lacking, array[template], 5, 'renewal')), 0);
+      end loop;
+      exit;
+    exception when lock_not_available or deadlock_detected then
+      null;
+    end;
   end loop;
   last := case when cardinality(devices) >= renew_ate_files.batch then devices[cardinality(devices)] end;
   return next;
@@ -216,4 +224,4 @@ begin
     execute format('grant execute on function %s to service_role', f.signature);
   end loop;
 end $$;
-select public.record_ate_migration('14_ate_keeper.sql', '1 b569fd977ea78fb1ede4b1ed0a80fad41383ba5fe7cc7204326ccc29e48dcfbc');
+select public.record_ate_migration('14_ate_keeper.sql', '2 b5a2bba43ec6c0c9b44bc91bf0765f9104b090cd939946259b4a77fd642cea77');

@@ -226,6 +226,74 @@ describe("several sessions", function()
     assert.equal("AT005", state)
   end)
 
+  -- A purchase that is not committed has a device's place in the line, which its former job wants back.
+  local function bought(conn, ...)
+    for _, hash in ipairs { ... } do
+      conn:query("update licenses set expires_at = expires_at + interval '1 day' where device_id = (select id from devices where device_hash = $1)",
+        { hash })
+    end
+  end
+
+  for name, order in pairs { ["in one order"] = { "HERS-1", "HERS-2" }, ["in the other one"] = { "HERS-2", "HERS-1" } } do
+    it("end no purchase for jobs that go back, " .. name, function()
+      for n, hash in ipairs { "HERS-1", "HERS-2" } do
+        a:device { hash = hash, user = n }
+      end
+      assert.equal(2, #a:query "select * from claim_ate_generations('a', 2)")
+      b:query "begin"
+      bought(b, order[1])
+      local released, conn = background "select release_ate_generations('a') as n"
+      blocked(conn:backend_pid())
+      bought(b, order[2])
+      b:query "commit"
+      assert.equal(2, assert(released())[1].n)
+      assert.equal("cancelled 2, queued 2", a:value [[string_agg(status || ' ' || n, ', ' order by status)
+        from (select status, count(*) as n from file_generation_queue group by status) c]])
+    end)
+  end
+
+  for name, call in pairs {
+    ["rotation"] = "select requeue_ate_files('mk1') as queued",
+    ["renewal"] = "select queued from renew_ate_files(null, 1000, 'mk2', '0')",
+  } do
+    it("end no purchase for a " .. name .. " of two templates", function()
+      a:query "select publish_ate_template('other', '1.0.0', 'templates/other.at/', '[]', '[]', repeat('b', 64))"
+      for n = 1, 2 do
+        a:device { hash = "HERS-" .. n, user = n }
+      end
+      for _, job in ipairs(a:query "select * from claim_ate_generations('a', 9)") do
+        a:complete(job)
+      end
+      a:query "update ate_files set master_key_id = 'mk1'"
+      local first, last = table.unpack(a:query "select d.device_hash as hash from devices d order by d.id")
+      b:query "begin"
+      bought(b, last.hash) -- both of its templates
+      local done, conn = background(call)
+      blocked(conn:backend_pid())
+      bought(b, first.hash)
+      b:query "commit"
+      assert(done())
+      assert.equal(4, a:value "count(*) from file_generation_queue where status = 'queued' and reason = 'purchase'")
+    end)
+  end
+
+  it("leave to a purchase what it holds, and rescue the rest", function()
+    for n = 1, 3 do
+      a:device { hash = "HERS-" .. n, user = n }
+    end
+    assert.equal(3, #b:query "select * from claim_ate_generations('host:1:dead', 3)")
+    b:query "begin"
+    b:query "select pg_advisory_unlock_all()" -- as if its worker were gone
+    bought(b, "HERS-2")
+    assert.equal(2, a:value "rescue_ate_generations()")
+    assert.equal("HERS-1 1, HERS-3 1", a:value [[string_agg(device_hash || ' ' || retry_count, ', ' order by device_hash)
+      from claim_ate_generations('host:2:live', 9)]])
+    b:query "commit"
+    assert.equal(1, a:value "rescue_ate_generations()")
+    assert.equal("cancelled superseded, queued none", a:value [[string_agg(q.status || ' ' || coalesce(q.error_code, 'none'), ', '
+      order by q.status) from file_generation_queue q join devices d on d.id = q.device_id where d.device_hash = 'HERS-2']])
+  end)
+
   it("work, buy, release and rescue all at once, without a deadlock and with every job done once", function()
     a:query [[insert into devices (device_hash, status, trial_ends_at)
       select 'STRESS-' || n, 'trial', now() + interval '1 day' from generate_series(1, 60) n]]
