@@ -148,8 +148,8 @@ end $$;
 -- that was refused while an older device stood before this one, that ran out although the licence did not, that has
 -- tools the plan has lost, or that is under a former master key (none is meant by NULL). `last` is where to go on;
 -- NULL after the last device. A job of the last hour has had its chance, and a failure that is no refusal is the
--- operator's to redrive: this must not run a bundle that does not work every time it passes. It makes way for purchases,
--- as requeue_ate_files does.
+-- operator's to redrive: this must not run a bundle that does not work every time
+-- it passes. Makes way for purchases, as requeue_ate_files does.
 create or replace function public.renew_ate_files(after uuid default null, batch integer default 1000,
                                                   master_key_id text default null, pause interval default '1 hour')
 returns table (last uuid, queued integer)
@@ -224,4 +224,4 @@ begin
     execute format('grant execute on function %s to service_role', f.signature);
   end loop;
 end $$;
-select public.record_ate_migration('14_ate_keeper.sql', '2 b5a2bba43ec6c0c9b44bc91bf0765f9104b090cd939946259b4a77fd642cea77');
+select public.record_ate_migration('14_ate_keeper.sql', '3 2fa79f2031be36c4126ad75df6feb346fbb170e1c90ffccbbf29ca760469eaff');
