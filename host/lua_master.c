@@ -1,9 +1,9 @@
 /***
  * Supervises child processes, and is the child's end of the channel between the two.
  *
- * Owns the face for Lua of master.c: the supervisor, the channel, the word to the service manager. Knows nothing of what the
- * processes do. A child is this program under another title, which is all of its command line; a variable of the
- * environment, ATELIER_CONTROL_FD, tells it the channel. Needs the host program.
+ * Owns the face for Lua of master.c: the supervisor, the channel, the word to the service manager; and what ties a copy to
+ * its maker. Knows nothing of what the processes do. A child is this program under another title, which is all of its
+ * command line; a variable of the environment, ATELIER_CONTROL_FD, tells it the channel. Needs the host program.
  * @module atelier.master
  * @usage local supervisor <close> = assert(master.open())
  * local id = assert(supervisor:spawn { exe = host.exe, title = "atelier: front 1" })
@@ -13,7 +13,9 @@
 #include <limits.h>
 #include <math.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -580,6 +582,24 @@ static int l_control_tostring(lua_State *L)
     return 1;
 }
 
+/* ==== copies =================================================================================== */
+
+/***
+ * Ties the calling process, a copy that fork(2) has made, to its maker: it is killed when that one ends, in any way.
+ * @function follow
+ * @tparam integer parent the maker's number, as it saw itself
+ * @treturn boolean false: the maker has ended already
+ */
+static int l_follow(lua_State *L)
+{
+    lua_Integer parent = luaL_checkinteger(L, 1);
+
+    luaL_argcheck(L, parent > 0, 1, "must be a process");
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    lua_pushboolean(L, getppid() == parent); /* it may have ended before it could be watched */
+    return 1;
+}
+
 /* ==== the service manager ====================================================================== */
 
 /***
@@ -638,7 +658,8 @@ static const luaL_Reg control_meta[] = {
 };
 
 static const luaL_Reg master_funcs[] = {
-    {"open", l_open}, {"control", l_control}, {"notify", l_notify}, {"live_handles", l_live_handles}, {NULL, NULL},
+    {"open", l_open}, {"control", l_control}, {"follow", l_follow}, {"notify", l_notify},
+    {"live_handles", l_live_handles}, {NULL, NULL},
 };
 
 int luaopen_atelier_master(lua_State *L)

@@ -1,11 +1,13 @@
 --- A function that runs aside: in a process of its own, a copy of this one, which says what came of it and ends.
 --
 -- What the copy inherits is not its to use or to close: it holds no descriptor of its parent, so that a database sees
--- at once when that one is gone, and collects nothing. Knows nothing of what is done.
+-- at once when that one is gone, and collects nothing. It ends with its parent, also where that one is killed: nobody
+-- is left to hear it. Knows nothing of what is done.
 -- @module workflow.aside
 local dirent = require "posix.dirent"
 local errno = require "posix.errno"
 local json = require "atelier.json"
+local master = require "atelier.master"
 local poll = require "posix.poll"
 local signal = require "posix.signal"
 local unistd = require "posix.unistd"
@@ -48,9 +50,12 @@ function M.run(f)
   if not from then
     return nil, "aside: no pipe: " .. to, "io"
   end
+  local maker = unistd.getpid()
   local pid, problem = unistd.fork()
   if pid == 0 then
-    pcall(speak, f, to)
+    if master.follow(maker) then
+      pcall(speak, f, to)
+    end
     unistd._exit(0)
   end
   unistd.close(to)

@@ -1,7 +1,12 @@
 local aside = require "workflow.aside"
 local clock = require "clock"
+local master = require "atelier.master"
+local poll = require "posix.poll"
+local program = require "spec.support.program"
 local signal = require "posix.signal"
+local stat = require "posix.sys.stat"
 local unistd = require "posix.unistd"
+local wait = require "posix.sys.wait"
 
 describe("workflow.aside", function()
   local function said_by(child)
@@ -67,5 +72,54 @@ describe("workflow.aside", function()
     assert.equal("", unistd.read(from, 1), "nobody else can write to it")
     unistd.close(from)
     child:stop()
+  end)
+
+  -- What a process of its own gives as its exit code, and then the process.
+  local function forked(f)
+    local pid = assert(unistd.fork())
+    if pid == 0 then
+      local ok, code = pcall(f)
+      unistd._exit(ok and code or 99)
+    end
+    return pid
+  end
+
+  it("ends with its maker, also where that one is killed", function()
+    local dir = program.folder()
+    local path = dir .. "/alive"
+    assert(stat.mkfifo(path, 384)) -- 0600
+    local maker = forked(function()
+      local child = assert(aside.run(function()
+        local alive <close> = assert(io.open(path, "wb")) -- until it ends, however it does
+        alive:write("begun\n"):flush()
+        unistd.sleep(600)
+        return {}
+      end))
+      unistd.sleep(600)
+      child:stop()
+    end)
+    local alive <close> = assert(io.open(path, "rb")) -- waits for the one that writes
+    assert.equal("begun", alive:read "l")
+    signal.kill(maker, signal.SIGKILL)
+    wait.wait(maker)
+    assert.equal(1, poll.rpoll(require "posix.stdio".fileno(alive), 60000), "it lives on")
+    assert.is_nil(alive:read(1))
+    program.remove(dir)
+  end)
+
+  it("does not begin where its maker has ended before", function()
+    local pid = forked(function()
+      return master.follow(unistd.getpid()) and 1 or 0 -- nobody is made by himself
+    end)
+    assert.same({ pid, "exited", 0 }, { wait.wait(pid) })
+    local spec = unistd.getpid()
+    pid = forked(function()
+      return master.follow(spec) and 0 or 1
+    end)
+    assert.same({ pid, "exited", 0 }, { wait.wait(pid) })
+    for _, wrong in ipairs { 0, -1 } do
+      assert.error_matches(function() master.follow(wrong) end, "must be a process")
+    end
+    assert.error_matches(function() master.follow() end, "number expected")
   end)
 end)
