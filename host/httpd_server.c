@@ -258,6 +258,19 @@ void httpd_answer(struct request *r)
 
 /* ==== requests come in ========================================================================= */
 
+/*
+ * libmicrohttpd would make a record of each parameter of the query, out of the memory that the header block needs too. Where
+ * that is not enough it closes the connection, and then goes on with it, into a null pointer: "?a&a&…" of 6 KB ended the
+ * process. Nobody asks it for parameters, and ours are kept, so it finds none. COMPAT: as seen in 0.9.75.
+ */
+static void hide_query(const char *target)
+{
+    char *mark = (char *)(uintptr_t)strchr(target, '?'); /* in the buffer where the request came in */
+
+    if (mark != NULL)
+        mark[1] = '\0';
+}
+
 static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd)
 {
     struct server *s = arg;
@@ -273,6 +286,7 @@ static void *on_target(void *arg, const char *target, struct MHD_Connection *mhd
     r->raw = target;
     r->target_size = strlen(target);
     r->target = strdup(target);
+    hide_query(target);
     r->body_limit = s->limits.body_bytes;
     r->writer.file = -1;
     /* Who asks again has read the answer before. Kept until a sweep, its values would be old ones to the collector. */

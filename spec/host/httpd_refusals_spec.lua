@@ -102,6 +102,18 @@ describe("a server", function()
     end)
   end)
 
+  it("takes as many parameters as fit into a target, and goes on", function()
+    for _, query in ipairs { ("a&"):rep(4000), ("&"):rep(8000), ("a=b&"):rep(2000), ("%61&"):rep(2000) } do
+      local r = ask("GET /?" .. query .. " HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n")
+      assert.same({ 200, "/?" .. query .. " " }, { r.status, r.body })
+    end
+    local c = connect()
+    for _ = 1, 20 do
+      assert.equal(200, c:ask("GET /?" .. ("b=&"):rep(2500) .. " HTTP/1.1\r\nHost: a\r\n\r\n").status)
+    end
+    assert.equal(414, ask("GET /?" .. ("a&"):rep(6000) .. " HTTP/1.1\r\nHost: a\r\n\r\n").status)
+  end)
+
   it("lets allowed origins alone read its refusals", function()
     local function origin_of(origin)
       local r = ask(("POST / HTTP/1.1\r\nHost: a\r\n%sContent-Length: 5001\r\n\r\n"):format(origin))
