@@ -3,7 +3,8 @@
 -- Owns how it is opened, so that one of another size than the row says is never sent, and how it is sent: a file of
 -- this host by the kernel, what a remote store has in pieces, each asked for when the client has taken the last. Bytes
 -- may change in a remote store while size and metadata stay: a whole object's hash is compared before its last piece is
--- sent. Must not know who may have it.
+-- sent. They may also change on the way here: only an object that is twice read to the same wrong end is damaged. Must
+-- not know who may have it.
 -- @module api.object
 local clock = require "clock"
 local crypto = require "atelier.crypto"
@@ -70,13 +71,44 @@ end
 
 Object.__close = Object.close
 
+-- Reads all of it once more. Gives its hash, and its last piece.
+local function read_again(self)
+  local hash, left, last = crypto.hash(), self.size, nil
+  self.handle:seek("set", 0)
+  while left > 0 do
+    local piece, message, code, seconds = self.handle:read(math.min(left, PIECE))
+    if not piece then
+      return nil, message, code, seconds
+    end
+    hash:update(piece)
+    left, last = left - #piece, piece
+  end
+  return crypto.hex(hash:digest()), last
+end
+
+-- All was read, and is not the file: are these the store's bytes, or were they changed on the way? Gives the last piece
+-- where it is all that there is, and is right by now.
+local function judge(self, found, is_begun)
+  local again, last, code, seconds = read_again(self)
+  if not again then
+    return nil, last, code, seconds
+  elseif again == found then
+    note_damaged(self.key)
+    return nil, ("its bytes have SHA-256 %s, not %s"):format(found, self.checksum), "damaged"
+  elseif again == self.checksum and not is_begun then
+    return last
+  end
+  return nil, ("its bytes changed on the way: SHA-256 %s, read again %s"):format(found, again), "changed"
+end
+
 -- The next piece of a transfer. The last one of a whole object is given only when all are the file's.
 local function next_piece(self, transfer)
+  local is_begun = transfer.is_begun
   local piece, message, code, seconds = self.handle:read(math.min(transfer.left, PIECE))
   if not piece then
     return nil, message, code, seconds
   end
-  transfer.left = transfer.left - #piece
+  transfer.left, transfer.is_begun = transfer.left - #piece, true
   local hash = transfer.hash
   if hash then
     hash:update(piece)
@@ -84,8 +116,7 @@ local function next_piece(self, transfer)
   if hash and transfer.left <= 0 then
     local found = crypto.hex(hash:digest())
     if found ~= self.checksum then
-      note_damaged(self.key)
-      return nil, ("its bytes have SHA-256 %s, not %s"):format(found, self.checksum), "damaged"
+      return judge(self, found, is_begun)
     end
   end
   return piece

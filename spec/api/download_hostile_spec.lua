@@ -498,6 +498,49 @@ describe("a download from a remote store", function()
     assert.is_true(BYTES == service:get(path, { token = token }).body)
   end)
 
+  -- Another byte on the way, for so many answers: `at` of each.
+  local function flip(...)
+    for _, at in ipairs { ... } do
+      assert.equal(200, http.request { method = "POST", url = url .. "/fault", body =
+        ('{"times":1,"method":"GET","path":"/object/ate-files/","flip":%d}'):format(at) }.status)
+    end
+    query "delete from file_generation_queue"
+  end
+
+  it("is whole where a byte was changed on the way, and is there at a second look", function()
+    remote(100000)
+    flip(4711)
+    assert.is_true(BYTES == service:get(path, { token = token }).body)
+    assert.equal("completed", history(1)[1].status)
+    assert.equal(0, jobs())
+  end)
+
+  it("is cut where bytes that were sent had been changed on the way, and nothing is held against the object", function()
+    remote(3500000)
+    flip(17)
+    local client, part = begin(1000)
+    local rest, left = client:take(#BYTES - #part)
+    assert.is_nil(rest)
+    assert.is_true(#part + #left < #BYTES)
+    client:close()
+    local row = history(1)[1]
+    assert.same({ "failed", false }, { row.status, row.reached_end })
+    assert.not_equal("object_damaged", row.reason)
+    assert.matches("its bytes changed on the way", service:log(), 1, true)
+    assert.is_true(BYTES == service:get(path, { token = token }).body)
+    assert.equal(0, jobs())
+  end)
+
+  it("is refused for now where no two looks see the same bytes", function()
+    remote(100000)
+    flip(1, 2)
+    local answer = service:get(path, { token = token })
+    assert.same({ 503, "storage_unavailable" }, { answer.status, answer.json.code })
+    assert.is_true(BYTES == service:get(path, { token = token }).body)
+    assert.equal(0, jobs())
+    assert.not_matches("atelier_objects_damaged_total{", service:get("/metrics").body, 1, true)
+  end)
+
   it("is cut also where the whole was asked for as a range", function()
     remote(3000000)
     rot(2999999)

@@ -1,7 +1,8 @@
 // A strict stand-in for the storage server of Supabase, in memory: what its real answers were recorded to be, and no
 // more. Usage: node supabase_storage.mjs KEY; prints its port. Faults are ordered with POST /fault {times, …}, each for
 // the next matching requests: {method, status, body, headers, cut (bytes read before the connection is reset), silent,
-// held (it is answered after POST /calm)}. POST /rot {name, at} changes a byte of an object, and nothing else of it.
+// held (it is answered after POST /calm), flip (this byte of the answer's body changes on the way)}. POST /rot {name, at}
+// changes a byte of an object, and nothing else of it.
 import http from "node:http";
 import crypto from "node:crypto";
 
@@ -175,6 +176,16 @@ function due(req) {
   return fault;
 }
 
+function flipped(res, at) {
+  const end = res.end.bind(res);
+  res.end = (body) => {
+    const copy = Buffer.from(body);
+    copy[at] ^= 1;
+    end(copy);
+  };
+  return res;
+}
+
 const CONTROL = ["/fault", "/fill", "/rot", "/calm", "/limit", "/drop-buckets", "/seen", "/end"];
 const server = http.createServer((req, res) => {
   const fault = CONTROL.includes(req.url) ? null : due(req);
@@ -194,6 +205,7 @@ const server = http.createServer((req, res) => {
     if (fault?.cut !== undefined) return req.socket.resetAndDestroy();
     if (fault?.silent) return undefined;
     if (fault?.held) return held.push(() => route(req, res, body));
+    if (fault?.flip !== undefined) return route(req, flipped(res, fault.flip), body);
     if (fault?.lost) { // it happens, and the answer is lost
       const nowhere = { writeHead() {}, end: () => req.socket.resetAndDestroy() };
       return route(req, nowhere, body);
