@@ -321,7 +321,7 @@ enum MHD_Result MHD_queue_response(struct MHD_Connection *mhd, unsigned status, 
 
     (void)page;
     is_reached = 1;
-    if (c == NULL)
+    if (c == NULL || (c->request != NULL && c->request->is_answered)) /* one answer is enough */
         return MHD_NO;
     while (pages[i].status != 0 && pages[i].status != status)
         i++;

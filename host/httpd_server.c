@@ -146,6 +146,15 @@ static void confirm(struct connection *c, int is_end)
     }
 }
 
+static void resume_connection(struct request *r)
+{
+    if (!r->is_suspended)
+        return;
+    r->is_suspended = 0;
+    MHD_resume_connection(r->connection->mhd);
+    r->server->is_due = 1;
+}
+
 static void on_completed(void *arg, struct MHD_Connection *mhd, void **slot, enum MHD_RequestTerminationCode how)
 {
     struct request *r = *slot;
@@ -170,6 +179,8 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **slot, enu
     door_wait(c);
     if (task_of(r->task) != NULL && !r->is_answered)
         task_cancel(r->task.task);
+    /* A chunk that is none, behind one that was refused: it is closed while it waits, and would stay for ever. */
+    resume_connection(r);
     if (is_known) {
         leave(r);
     } else {
@@ -207,15 +218,6 @@ static enum MHD_Result queue_response(struct request *r)
     MHD_destroy_response(r->response);
     r->response = NULL;
     return ok;
-}
-
-static void resume_connection(struct request *r)
-{
-    if (!r->is_suspended)
-        return;
-    r->is_suspended = 0;
-    MHD_resume_connection(r->connection->mhd);
-    r->server->is_due = 1;
 }
 
 void httpd_shut(struct request *r)
@@ -506,6 +508,7 @@ static void close_connection(struct connection *c)
     s->nconnections--;
     if (c->request != NULL) { /* libmicrohttpd did not tell of its end */
         void *slot = c->request;
+        c->request->is_suspended = 0; /* nothing is left to go on */
         on_completed(s, c->mhd, &slot, MHD_REQUEST_TERMINATED_WITH_ERROR);
     }
     door_leave(c);

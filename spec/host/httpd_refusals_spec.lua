@@ -3,6 +3,7 @@ local child = require "spec.support.httpd_child"
 local json = require "atelier.json"
 local httpd = require "atelier.httpd"
 local tcp = require "spec.support.tcp"
+local time = require "posix.time"
 
 local PAGES = {}
 
@@ -24,6 +25,10 @@ end
 
 PAGES["/file"] = function(request)
   request:respond { file = { path = request.query.path } }
+end
+
+PAGES["/connections"] = function(request, server)
+  request:respond { body = tostring(server:stats().connections) }
 end
 
 local function handler(request, server, log)
@@ -100,6 +105,23 @@ describe("a server", function()
         assert.equal(200, good:ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status)
       end
     end)
+  end)
+
+  it("lets a connection go whose body turns out malformed behind its refusal", function()
+    local long = ("1388\r\n%s\r\n1\r\nx\r\n"):format(("x"):rep(5000)) -- one byte more than it may have
+    for _ = 1, 20 do
+      local text = all_of("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" .. long .. "zz\r\nx\r\n")
+      assert.matches("^HTTP/1%.1 413 ", text)
+      assert.equal(1, select(2, text:gsub("HTTP/1%.1", "")), text)
+    end
+    local deadline = os.time() + 60
+    repeat
+      time.nanosleep { tv_sec = 0, tv_nsec = 10000000 }
+      local c = tcp.connect(server.port)
+      local count = c:ask("GET /connections HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").body
+      c:close()
+      assert(os.time() < deadline, count .. " connections are left")
+    until count == "1"
   end)
 
   it("takes as many parameters as fit into a target, and goes on", function()
