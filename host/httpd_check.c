@@ -190,6 +190,13 @@ static int is_host(const char *s, size_t n)
     return 1;
 }
 
+static int is_host_value(const char *s, size_t n)
+{
+    while (n > 0 && (s[n - 1] == ' ' || s[n - 1] == '\t'))
+        n--;
+    return is_host(s, n);
+}
+
 static int read_length(const char *s, size_t n, int64_t *length)
 {
     *length = 0;
@@ -244,7 +251,7 @@ static const struct refusal *check_framing(struct request *r, const struct scan 
         REFUSE(400, "bad_request", "a header that may come once came twice");
     if (scan->values[HOST] == NULL && !r->is_http10)
         REFUSE(400, "bad_request", "the Host header is missing");
-    if (scan->values[HOST] != NULL && !is_host(scan->values[HOST], scan->sizes[HOST]))
+    if (scan->values[HOST] != NULL && !is_host_value(scan->values[HOST], scan->sizes[HOST]))
         REFUSE(400, "bad_request", "the Host header is no host");
     if (coding != NULL && (scan->values[CONTENT_LENGTH] != NULL || r->is_http10))
         REFUSE(400, "bad_request", "Transfer-Encoding beside Content-Length, or in HTTP/1.0");

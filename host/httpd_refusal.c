@@ -265,6 +265,7 @@ void httpd_refuse_bare(struct connection *c, unsigned status, const char *code, 
     int size = write_body(body, sizeof body, code, message), n = write_head(c, text, sizeof text, status, size);
 
     c->server->nrefused++;
+    c->is_told = 1;
     if (n < 0 || n + size >= (int)sizeof text) { /* an Origin as long as that */
         shutdown(c->source.fd, SHUT_RDWR);
         return;

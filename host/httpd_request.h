@@ -61,13 +61,18 @@ struct header_copy {
     } *items;
 };
 
-/* libmicrohttpd must not be left by a Lua error, so its callback only notes addresses, which live as long as the request. */
+/*
+ * libmicrohttpd must not be left by a Lua error, so its callback only notes addresses, which live as long as the request. White
+ * space behind a value is none of it (RFC 9110, 5.5); libmicrohttpd takes off only what is before it.
+ */
 static enum MHD_Result note_header(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_size,
                                    const char *value, size_t size)
 {
     struct header_copy *copy = arg;
 
     (void)kind;
+    while (size > 0 && (value[size - 1] == ' ' || value[size - 1] == '\t'))
+        size--;
     copy->items[copy->n].name = name;
     copy->items[copy->n].name_size = name_size;
     copy->items[copy->n].value = value;

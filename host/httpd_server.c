@@ -494,10 +494,30 @@ static struct connection *open_connection(struct server *s, struct MHD_Connectio
     return c;
 }
 
+/*
+ * Where the first line has no form at all libmicrohttpd says nothing. That it closes, while neither the client nor we did (both
+ * are an end when read), is how we know.
+ */
+static void answer_no_request(struct connection *c)
+{
+    char next;
+    ssize_t n;
+
+    if (c->request != NULL || c->served > 0 || c->is_told || c->is_gone || c->half_closed != 0)
+        return;
+    n = recv(c->source.fd, &next, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK))
+        return;
+    c->mhd = NULL; /* it has no headers any more */
+    httpd_log_refusal(c, 400, "no request line");
+    httpd_refuse_bare(c, 400, "bad_request", "the request line is malformed");
+}
+
 static void close_connection(struct connection *c)
 {
     struct server *s = c->server;
 
+    answer_no_request(c);
     front_unwatch(s->front, &c->source);
     if (c->prev != NULL)
         c->prev->next = c->next;

@@ -98,6 +98,7 @@ struct connection {
     int64_t progress;   /* when that had grown */
     int64_t served;
     int is_gone;
+    int is_told; /* refused on the bare socket */
     char peer[48];
     int peer_port;
 };

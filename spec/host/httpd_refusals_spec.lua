@@ -90,6 +90,15 @@ describe("a server", function()
       end)
     end
 
+    it("first lines without a form", function()
+      for _, line in ipairs { "hello", "GET", " / HTTP/1.1", "GET\t/\tHTTP/1.1", "\0" } do
+        local text = all_of(line .. "\r\nHost: a\r\n\r\n")
+        assert.matches("^HTTP/1%.1 400 ", text, line)
+        assert.equal(1, select(2, text:gsub("HTTP/1%.1 ", "")), text)
+        assert.equal("bad_request", json.decode(text:match "\r\n\r\n(.*)$").code)
+      end
+    end)
+
     it("other versions", function()
       for _, version in ipairs { "2.0", "0.9" } do
         local text = all_of(("GET / HTTP/%s\r\nHost: a\r\n\r\n"):format(version))
@@ -122,6 +131,16 @@ describe("a server", function()
       c:close()
       assert(os.time() < deadline, count .. " connections are left")
     until count == "1"
+  end)
+
+  it("says nothing to those who say nothing", function()
+    for _, text in ipairs { "", "\r\n", "GET / HT" } do
+      local c = connect()
+      c:send(text)
+      c:finish()
+      assert.is_true(c:is_closed())
+      assert.equal("", c.buffer)
+    end
   end)
 
   it("takes as many parameters as fit into a target, and goes on", function()

@@ -57,6 +57,8 @@ describe("a server", function()
     assert.equal("127.0.0.1", r.headers["x-peer"])
     r = ask("GET /describe HTTP/1.1\r\nHost: a\r\nx-A: 1\r\nX-a:2\r\n\r\n")
     assert.equal("1, 2", r.headers["x-a"])
+    r = ask("GET /describe HTTP/1.1\r\nHost: a \t\r\nx-A: \t1 2 \t \r\n\r\n")
+    assert.same({ 200, "1 2" }, { r.status, r.headers["x-a"] })
     assert.equal("path /あ b/+", get("/%E3%81%82%20b/+").body)
     assert.equal("path /%41", get("/%2541").body) -- once, not twice
   end)
