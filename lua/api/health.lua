@@ -1,6 +1,7 @@
 --- Whether this process lives, and whether it can serve.
 -- @module api.health
 local discreet = require "discreet"
+local host = require "atelier.host"
 local httpd = require "atelier.httpd"
 local json = require "atelier.json"
 local log = require "log"
@@ -52,13 +53,20 @@ local function is_ready(app)
   return app:ready() and answers(app)
 end
 
+-- Which plans.lua is meant must be told; where on this host its folder is, not.
+local OURS = host.root:gsub("%p", "%%%0") .. "/"
+
+local function reason_of(reload)
+  return discreet.paths((reload.message:gsub(OURS, "")))
+end
+
 local function readyz(call)
   local state = call.app.state() or {}
   local reload = state.reload or {}
   local ready = is_ready(call.app)
   return ready and 200 or 503, {
     ready = ready, generation = state.generation or json.null,
-    reload_error = reload.ok == false and discreet.paths(reload.message) or json.null,
+    reload_error = reload.ok == false and reason_of(reload) or json.null,
   }, not ready and { ["Retry-After"] = "1" } or nil
 end
 

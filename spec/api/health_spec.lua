@@ -1,3 +1,4 @@
+local host = require "atelier.host"
 local api = require "spec.support.api"
 local httpd = require "atelier.httpd"
 local log = require "log"
@@ -16,11 +17,15 @@ describe("api.health", function()
   end)
 
   it("tells no folder of this host", function()
-    local away = api.start { state = { generation = 2, reload = { ok = false,
-      message = "config: /home/shop/atelier.conf.lua: unknown key 'workrs'" } } }
-    local answer = away:get "/readyz"
-    away:stop()
-    assert.equal("config: atelier.conf.lua: unknown key 'workrs'", answer.json.reload_error)
+    for told, message in pairs {
+      ["config: atelier.conf.lua: unknown key 'workrs'"] = "config: /home/shop/atelier.conf.lua: unknown key 'workrs'",
+      ["lua/api/plans.lua:1: no more plans"] = host.root .. "/lua/api/plans.lua:1: no more plans",
+    } do
+      local away = api.start { state = { generation = 2, reload = { ok = false, message = message } } }
+      local answer = away:get "/readyz"
+      away:stop()
+      assert.equal(told, answer.json.reload_error)
+    end
   end)
 
   it("is not ready while the database hangs, and again once it goes on", function()
