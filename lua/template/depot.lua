@@ -147,6 +147,20 @@ end
 
 local count = 0
 
+-- Makes the draft of a template's folder. One that is not what was published may have changed on the way.
+local function fetch_draft(store, wanted, folder, is_last)
+  local loaded
+  local ok, message, code = fetch_all(store, wanted, folder)
+  if ok then
+    loaded, message = load(folder, wanted)
+    code = "template_version"
+  end
+  if not loaded and code == "template_version" and not is_last then
+    return fetch_draft(store, wanted, folder, true)
+  end
+  return loaded, message, code
+end
+
 --- Fetches a published template, unless this host has it.
 -- @tparam table store
 -- @tparam table wanted `name`, `hash` as published
@@ -165,11 +179,8 @@ function M.fetch(store, wanted, cache)
   end
   count = count + 1
   local draft = ("%s/.draft.%d.%d"):format(cache, unistd.getpid(), count)
-  local ok, message, code = fetch_all(store, wanted, ("%s/%s.at"):format(draft, wanted.name))
-  if ok then
-    loaded, message = load(("%s/%s.at"):format(draft, wanted.name), wanted)
-    code = "template_version"
-  end
+  local message, code
+  loaded, message, code = fetch_draft(store, wanted, ("%s/%s.at"):format(draft, wanted.name))
   if not loaded then
     remove_all(draft)
     local is_elsewhere = verdict.is_stores(code) or DISK[code]

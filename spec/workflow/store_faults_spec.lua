@@ -1,5 +1,6 @@
 -- Faults of a remote store as a worker and a keeper meet them: what is the store's costs no job anything.
 local depot = require "template.depot"
+local gc = require "workflow.gc"
 local keeper = require "workflow.keeper"
 local program = require "spec.support.program"
 local stand_in = require "spec.support.supabase"
@@ -117,6 +118,25 @@ describe("a remote store's fault", function()
     server:control "/calm"
     w.breaker.next_look = 0
     assert.equal(1, assert(w:drain()).completed)
+  end)
+
+  for after, name in pairs { [0] = "its manifest", "a script of it" } do
+    it("costs nobody anything where a template's bytes change on the way, once: " .. name, function()
+      without_folder()
+      server:control("/fault", { times = 1, path = "/object/ate-templates/", method = "GET", after = after, flip = 0 })
+      assert.equal(1, assert(world:worker():drain()).completed)
+      assert.equal("completed 0", world:states())
+    end)
+  end
+
+  it("makes nothing anew where bytes that are compared change on the way", function()
+    world:customers(1)
+    assert(world:worker():drain())
+    server:control("/fault", { times = 1, path = "/object/ate-files/", method = "GET", flip = 200 })
+    local result = assert(gc.run { store = world.store, config = world.config, on_read = function() end,
+      ask = function(sql, params) return world.conn:query(sql, params) end })
+    assert.same({ {}, 1 }, { result.missing, result.verified })
+    assert.equal("completed 0", world:states())
   end)
 
   it("is not a full disk of this host's, where templates are kept, and that costs nobody anything", function()
