@@ -1,8 +1,10 @@
 --- What a front remembers of a store that was out of order: until when it is not asked again. Whoever comes meanwhile
 -- is told at once when to come again, in place of waiting for tries that will hardly do better.
 --
--- A store that names a time has it. One that only fails has a moment, and not before two objects in a row have failed:
--- one that nobody can read must not close the store for all others. Knows no store.
+-- What befalls one object, or some, must not close the store for everybody. So a store that names a time has it for
+-- the object that was asked for; and for all only when two in a row have failed, and none was had for a moment. One
+-- that only fails has a moment, on the same terms. While all of it is left alone, one request looks now and then whether
+-- it must be. Knows no store.
 -- @module storage.respite
 local clock = require "clock"
 
@@ -10,21 +12,54 @@ local M = {}
 local Respite = {}
 Respite.__index = Respite
 
-local LONGEST = 60              -- seconds, whatever the store asks for: then one request looks again
-local MOMENT, TOLD = 2, 5       -- where it names no time: seconds that it has, and that the client is told
+local LONGEST = 60              -- seconds, whatever the store asks for: then it is asked again
+local MOMENT, TOLD = 2, 5       -- where it names no time: seconds that it has, and that the client is told; a success
+                                -- speaks for the store as long
+local LOOK = 10                 -- seconds until one request looks
+local MOST = 1000               -- objects that are remembered
 
 --- A new one: the store may be asked.
 -- @tparam[opt] function now gives seconds
 -- @treturn table respite
 function M.new(now)
-  return setmetatable({ now = now or clock.now, over_at = -math.huge }, Respite)
+  return setmetatable({ now = now or clock.now, objects = {}, count = 0, good_at = -math.huge }, Respite)
+end
+
+-- A time to be left alone.
+local function pause_from(now, seconds)
+  return { over_at = now + math.min(seconds or MOMENT, LONGEST), told_at = now + (seconds or TOLD), look_at = now + LOOK }
+end
+
+local function left_of(pause, now)
+  return pause and now < pause.over_at and math.max(pause.told_at - now, 0) or nil
 end
 
 --- How long the client should wait.
+-- @tparam string key
 -- @treturn ?number seconds; nil: the store may be asked
-function Respite:left()
-  local now = self.now()
-  return now < self.over_at and math.max(self.told_at - now, 0) or nil
+function Respite:left(key)
+  local now, whole = self.now(), self.whole
+  local left = left_of(self.objects[key], now)
+  if left then
+    return left
+  end
+  left = left_of(whole, now)
+  if left and now >= whole.look_at then
+    whole.look_at = now + LOOK
+    return nil
+  end
+  return left
+end
+
+-- Only of what names a time: others are asked for again at once, until two in a row have failed.
+local function remember(self, key, now, seconds)
+  if not self.objects[key] then
+    if self.count >= MOST then
+      self.objects, self.count = {}, 0
+    end
+    self.count = self.count + 1
+  end
+  self.objects[key] = pause_from(now, seconds)
 end
 
 --- Takes the outcome of a request.
@@ -32,12 +67,20 @@ end
 -- @tparam ?string code nil or false when all went well
 -- @tparam[opt] number seconds that the store asks to wait
 function Respite:note(key, code, seconds)
-  local former = self.failed
+  local former, now = self.failed, self.now()
   self.failed = code == "unavailable" and key or nil
-  if self.failed and (seconds or former and former ~= key) then
-    local now = self.now()
-    self.over_at = now + math.min(seconds or MOMENT, LONGEST)
-    self.told_at = now + (seconds or TOLD)
+  if not self.failed then
+    self.whole, self.good_at = nil, now
+    return
+  end
+  if seconds then
+    remember(self, key, now, seconds)
+  end
+  if former and former ~= key and now - self.good_at >= MOMENT then
+    local pause = pause_from(now, seconds)
+    if not self.whole or pause.over_at > self.whole.over_at then
+      self.whole = pause
+    end
   end
 end
 
@@ -47,7 +90,7 @@ end
 -- @param ... what it is given
 -- @return what it gives; or nil, message, "unavailable", seconds
 function Respite:guard(key, ask, ...)
-  local left = self:left()
+  local left = self:left(key)
   if left then
     return nil, "storage: failed a moment ago, and is not asked yet", "unavailable", left
   end

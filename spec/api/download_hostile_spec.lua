@@ -441,6 +441,19 @@ describe("a download from a remote store", function()
     assert.same({}, json.decode(http.request({ method = "POST", url = url .. "/seen" }).body).seen)
   end)
 
+  it("is not refused for what befalls another file, be it asked for again and again", function()
+    remote(1000)
+    local other = service:file("starter", "another")
+    local theirs = service:token(service.starter.user)
+    http.request { method = "POST", url = url .. "/fault", body =
+      ('{"times":1000,"path":"%s","status":503,"headers":{"retry-after":"60"}}'):format(file.file_path) }
+    for _ = 1, 3 do
+      assert.equal(503, service:get(path, { token = token }).status)
+      assert.equal("another", service:get("/api/ate/download/" .. other.id, { token = theirs }).body)
+    end
+    http.request { method = "POST", url = url .. "/calm" }
+  end)
+
   -- What a store may do to an object without telling: another byte, the same size, hash and tag.
   local function rot(at)
     assert.equal(200, http.request { method = "POST", url = url .. "/rot",
