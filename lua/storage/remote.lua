@@ -30,6 +30,7 @@ local CONNECTIONS = 192 -- as many as a worker has files under way: each spends 
 local SPARE = 8 -- reactors that are kept for later calls in the event loop
 local WAIT = 3600
 local LONGEST_PATIENCE = 300 -- seconds that a store may ask for
+local LONGEST_QUIET = 60 -- seconds until it is looked at again, whatever it asks for: perhaps it is back before
 local SHORT_PATIENCE = 2 -- seconds of pauses while a client waits for the head of an answer
 
 local function failure(self, operation, key, message, code, seconds)
@@ -59,9 +60,6 @@ function Store:send(request)
     message, code = ("status %d%s"):format(response.status, verdict.origin(response, false)), "unavailable"
   else
     message, code, seconds = self.driver.judge(response, request.method)
-  end
-  if seconds then
-    self.quiet_until = clock.now() + math.min(math.max(seconds, 0), LONGEST_PATIENCE)
   end
   if message then
     return nil, message, code, seconds
@@ -196,7 +194,8 @@ function Store:head(key)
   end)
 end
 
---- Whether the store answers: one look at a key, which need not be there. One that asked for patience has it.
+--- Whether the store answers: one look at a key, which need not be there. One that asks for patience has it, for a
+-- minute at most; but for what was said of another object, in another answer, the store is not left alone.
 -- @tparam string key
 -- @tparam number seconds that it may take
 -- @return as `head`
@@ -206,8 +205,9 @@ function Store:look(key, seconds)
     return failure(self, "head", key, ("the store asks for patience, %.0f s more"):format(left), "unavailable")
   end
   return perform_one(self, seconds, function()
-    local found, message, code = self.driver.lookup(self, key)
+    local found, message, code, patience = self.driver.lookup(self, key)
     if not found then
+      self.quiet_until = patience and clock.now() + math.min(math.max(patience, 0), LONGEST_QUIET)
       return failure(self, "head", key, message, code)
     end
     return found

@@ -209,14 +209,21 @@ local function cases(driver)
   end)
 
   it("that asks for patience is left alone", function()
-    proxy:rules { { match = driver.upload, times = 1000, answer = { status = 429, headers = { ["retry-after"] = "120" } } } }
+    proxy:rules { { match = " /", times = 1000, answer = { status = 429, headers = { ["retry-after"] = "120" } } } }
     assert.equal("unavailable", select(3, contract.put(store, prefix .. "later", { "x" })))
+    assert.equal("unavailable", select(3, store:look(prefix .. "later", 60)))
     proxy:seen()
-    local none, message, code = store:look(prefix .. "later", 5)
+    local none, message, code = store:look(prefix .. "later", 60)
     assert.is_nil(none)
     assert.equal("unavailable", code)
-    assert.matches("asks for patience, %d+ s more", message)
+    assert.is_true(tonumber(message:match "asks for patience, (%d+) s more") <= 60, message)
     assert.equal(0, #proxy:seen().seen)
+  end)
+
+  it("that asks for patience with one object answers for others", function()
+    proxy:rules { { match = driver.upload, times = 1000, answer = { status = 429, headers = { ["retry-after"] = "120" } } } }
+    assert.equal("unavailable", select(3, contract.put(store, prefix .. "later", { "x" })))
+    assert.equal(19, assert(store:look(prefix .. "0", 60)).size)
   end)
 
   it("that says nothing is not looked at for longer than allowed, and nothing stays under way", function()
