@@ -18,6 +18,8 @@
 --   clear(names, age)          → number of those names removed that are at least so many seconds old
 --   staging()                  → folder on the store's own disk where large files are prepared, or nil
 --   close()
+--   on_wait                    set by whoever must not be silent: a function, called about once a second while anything
+--                              but `wait` waits for a store that takes its time
 --
 -- Several puts may be in flight; each is waited for once. A missing key has code "not_found", a taken one "exists", an
 -- unsafe one "bad_key". "unavailable" is an outage: the store was not reached, or asks for patience.

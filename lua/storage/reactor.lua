@@ -14,6 +14,7 @@ local Reactor = {}
 Reactor.__index = Reactor
 
 local IDLE = 0.1 -- seconds, at most, between two looks at libcurl's own timers
+local TOLD = 1   -- seconds between two calls of whoever must not be silent
 
 --- A new reactor.
 -- @tparam integer connections at most so many to one host
@@ -184,30 +185,38 @@ end
 --- Drives all tasks until one is done.
 -- @tparam table task
 -- @tparam[opt] number timeout in seconds
+-- @tparam[opt] function on_wait called about once a second meanwhile
 -- @treturn[1] boolean true when it is done; its values are in `task.result`
 -- @treturn[2] boolean false when the time is over
-function Reactor:wait(task, timeout)
-  local deadline = clock.now() + (timeout or math.huge)
+function Reactor:wait(task, timeout, on_wait)
+  local now = clock.now()
+  local deadline, due = now + (timeout or math.huge), now + TOLD
   repeat
     if task.raised then
       error(task.raised, 0)
     elseif task.result then
       return true
     end
-    turn(self, math.max(math.min(deadline - clock.now(), 3600), 0))
-  until clock.now() > deadline
+    turn(self, math.max(math.min(deadline - clock.now(), on_wait and TOLD or 3600), 0))
+    now = clock.now()
+    if on_wait and now >= due then
+      on_wait()
+      due = now + TOLD
+    end
+  until now > deadline
   return task.result ~= nil
 end
 
 --- Drives several tasks in the time that is left.
 -- @tparam {table,...} tasks
 -- @tparam number seconds for all
+-- @tparam[opt] function on_wait as of `wait`
 -- @treturn {table,...} the results of those that are done
 -- @treturn boolean whether all are
-function Reactor:wait_all(tasks, seconds)
+function Reactor:wait_all(tasks, seconds, on_wait)
   local results, deadline, done = {}, clock.now() + seconds, true
   for i, task in ipairs(tasks) do
-    done = self:wait(task, deadline - clock.now()) and done
+    done = self:wait(task, deadline - clock.now(), on_wait) and done
     results[i] = task.result
   end
   return results, done

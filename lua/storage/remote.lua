@@ -92,7 +92,7 @@ local function perform(self, seconds, ...)
   for i, step in ipairs { ... } do
     tasks[i] = own:spawn(step, self)
   end
-  local ok, results, done = pcall(own.wait_all, own, tasks, seconds)
+  local ok, results, done = pcall(own.wait_all, own, tasks, seconds, self.on_wait)
   if not ok or not done then -- one that raised must not leave the others behind
     for _, task in ipairs(tasks) do
       own:drop(task)

@@ -3,8 +3,8 @@
 --
 -- What befalls one object, or some, must not close the store for everybody. So a store that names a time has it for
 -- the object that was asked for; and for all only when two in a row have failed, and none was had for a moment. One
--- that only fails has a moment, on the same terms. While all of it is left alone, one request looks now and then whether
--- it must be. Knows no store.
+-- that only fails has a moment, on the same terms. While all of it is left alone, one request looks now and then
+-- whether it must be. Knows no store.
 -- @module storage.respite
 local clock = require "clock"
 
@@ -27,7 +27,8 @@ end
 
 -- A time to be left alone.
 local function pause_from(now, seconds)
-  return { over_at = now + math.min(seconds or MOMENT, LONGEST), told_at = now + (seconds or TOLD), look_at = now + LOOK }
+  return { over_at = now + math.min(seconds or MOMENT, LONGEST), told_at = now + (seconds or TOLD),
+    look_at = now + LOOK }
 end
 
 local function left_of(pause, now)

@@ -26,7 +26,8 @@ end
 
 --- A new builder: the templates and kits that it has prepared, and what every bundle needs.
 -- @tparam table options config (see config.lua), ring (key ring), store (see storage); optional: on_large(bytes),
---   called before a bundle is made that takes its time; on_stage(job, stage), called before a stage that may last
+--   called before a bundle is made that takes its time; on_stage(job, stage), called before a stage that may last;
+--   on_wait() as of `storage`: jobs in hand must not be taken for a dead worker's while a store says nothing
 -- @treturn table builder
 function M.new(options)
   local self = setmetatable({
@@ -36,8 +37,9 @@ function M.new(options)
     on_large = options.on_large or function() end,
     on_stage = options.on_stage or function() end,
     checker = check.new(options.config),
-    stock = stock.new(options.config),
+    stock = stock.new(options.config, options.on_wait),
   }, Builder)
+  options.store.on_wait = options.on_wait
   self:forget()
   return self
 end

@@ -37,6 +37,7 @@ function M.new(options)
     stopping = false,
     pauses = 0,
   }, Keeper)
+  options.store.on_wait = self.on_tick
   self.parts, self.sweep = chores.new { store = options.store, config = options.config, heads = options.heads,
     settle = options.settle, on_turn = self.on_tick,
     batch = options.batch or BATCH, batches = options.batches or BATCHES,

@@ -82,7 +82,7 @@ end
 -- @tparam[opt] number extra seconds for what cannot be interrupted to renew again
 function Ledger:keep_lease(extra)
   self.on_turn(extra)
-  if extra or clock.now() > self.renew_at then
+  if (extra or clock.now() > self.renew_at) and not self:is_lost() then
     self:lease_is_fresh()
     self:ask { { RENEW, { self.id, SECONDS:format(self.config.worker_lease + (extra or 0)) } } }
   end

@@ -12,9 +12,10 @@ Stock.__index = Stock
 
 --- A new stock.
 -- @tparam table config see config.lua
+-- @tparam[opt] function on_wait see `storage`
 -- @treturn table stock
-function M.new(config)
-  return setmetatable({ config = config, known = {} }, Stock)
+function M.new(config, on_wait)
+  return setmetatable({ config = config, on_wait = on_wait, known = {} }, Stock)
 end
 
 --- What was read is no longer true.
@@ -53,7 +54,7 @@ local function fetch(self, job, published)
     if not store then
       return nil, message, code
     end
-    self.templates = store
+    self.templates, store.on_wait = store, self.on_wait
   end
   local wanted = { name = job.template_name, hash = published }
   return depot.fetch(self.templates, wanted, self.config.state_dir .. "/templates")

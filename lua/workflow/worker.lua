@@ -39,6 +39,9 @@ function M.new(options)
     on_event = told.event, on_turn = options.on_turn }
   told.queue = queue
   local builder = generate.new { config = options.config, ring = options.ring, store = options.store,
+    on_wait = function()
+      queue:keep_lease()
+    end,
     on_large = function(bytes)
       queue:keep_lease(bytes / SLOWEST)
     end,

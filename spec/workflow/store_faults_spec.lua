@@ -1,6 +1,7 @@
 -- Faults of a remote store as a worker and a keeper meet them: what is the store's costs no job anything.
 local depot = require "template.depot"
 local gc = require "workflow.gc"
+local json = require "atelier.json"
 local keeper = require "workflow.keeper"
 local program = require "spec.support.program"
 local stand_in = require "spec.support.supabase"
@@ -128,6 +129,45 @@ describe("a remote store's fault", function()
       assert.equal("completed 0", world:states())
     end)
   end
+
+  it("lets no worker be taken for a dead one while templates are waited for", function()
+    world:configure { storage = "supabase", supabase_url = server.url, supabase_service_role_key = stand_in.KEY,
+      worker_lease = 3 }
+    without_folder()
+    server:control("/fault", { times = 1, method = "GET", path = "/object/info/ate-templates/", held = true })
+    local lease, is_kept = "select lease_until::text from file_generation_queue where status = 'processing'", false
+    local first
+    local w = world:worker { on_turn = function()
+      local now = world:value(lease)
+      first = first or now ~= json.null and now or nil
+      if first and now ~= first and not is_kept then
+        is_kept = true
+        server:control "/calm"
+      end
+    end }
+    assert.equal(1, assert(w:drain()).completed)
+    assert.is_true(is_kept)
+    assert.equal("completed 0", world:states())
+  end)
+
+  it("lets no keeper be taken for a dead one while it waits for the store", function()
+    world:customers(1)
+    assert(world:worker():drain())
+    server:control "/seen"
+    server:control("/fault", { times = 1, method = "POST", path = "/object/list-v2/", held = true })
+    local ticks = 0
+    local k = keeper.new { conn = world.conn, store = world.store, config = world.config, settle = 0, on_tick = function()
+      for _, request in ipairs(server:control("/seen").seen) do
+        ticks = ticks + (request.url:find "list%-v2" and 1 or 0)
+      end
+      if ticks > 0 then
+        server:control "/calm"
+      end
+    end }
+    assert.equal(0, assert(k:round()).failed)
+    assert.is_true(ticks > 0)
+    k:release()
+  end)
 
   it("makes nothing anew where bytes that are compared change on the way", function()
     world:customers(1)
