@@ -15,6 +15,7 @@ local Outbox = {}
 Outbox.__index = Outbox
 
 local STORE_SECONDS = 300 -- until a file that the store does not confirm is given up
+local PART_SECONDS = 15   -- until jobs go back without the files that the store does not confirm
 local ABANDON_SECONDS = 5 -- for all that is under way when nobody will complete it
 local SLOWEST = 1 << 20   -- bytes a second: a large file has so much more time
 local SLOW = 0.05         -- seconds after which live views are told what takes so long, and others are looked at
@@ -86,12 +87,15 @@ function Outbox:count()
   return #self.sent
 end
 
--- Files that were given up may still arrive, or fail: then they go.
+-- Files that were given up may still arrive: then they go. Of one that failed a store that is out of order may have
+-- taken something after all; it is not waited for again, and that is left to the store's sweep.
 function Outbox:sweep_late()
   for i = #self.late, 1, -1 do
-    local _, _, code = self.store:wait(self.late[i].ticket, 0)
-    if code ~= "timeout" then
+    local ok, _, code = self.store:wait(self.late[i].ticket, 0)
+    if ok then
       self.queue:discard(table.remove(self.late, i))
+    elseif code ~= "timeout" then
+      generate.clean(table.remove(self.late, i))
     end
   end
 end
@@ -109,19 +113,21 @@ local function conclude(self, item, ok, message, code)
     self.queue.stored[#self.queue.stored + 1] = item
   elseif breaker.is_outage(code) then
     self.suspects:note(item.job, message, code, artifact.timing.stored_from)
+  elseif code == "timeout" then -- given up; whatever becomes of it, it is another attempt's file that counts
+    self.late[#self.late + 1] = artifact
+    self.suspects:note(item.job, message, "unavailable", artifact.timing.stored_from)
   else
     return self.queue:fail(item.job, message, code)
   end
   return true
 end
 
--- One that the store does not confirm is given up in the end.
+-- One that the store does not confirm is given up in the end: that is the store's doing, and not the job's.
 local function doubt(self, item, now, message)
   item.give_up_at = item.give_up_at or now + STORE_SECONDS + item.artifact.size / SLOWEST
   if now < item.give_up_at then
     return true
   end
-  self.late[#self.late + 1] = item.artifact
   return conclude(self, take(self, 1), nil, message, "timeout")
 end
 
@@ -196,6 +202,24 @@ end
 function Outbox:settle(seconds, is_enough)
   self:sweep_late()
   return carry(self, is_enough or never, seconds)
+end
+
+--- Before jobs go back: as `settle`, but a file that takes longer than one of its size may is given up, so that one
+-- put that hangs does not hold all others. Its job goes back, too; should the file arrive yet, it is deleted.
+-- @return as of `settle`
+function Outbox:part()
+  local from = clock.now()
+  local ok, message, code = self:settle(nil, function()
+    local seconds = 0
+    for _, item in ipairs(self.sent) do
+      seconds = math.max(seconds, PART_SECONDS + item.artifact.size / SLOWEST)
+    end
+    return clock.now() - from >= seconds
+  end)
+  while ok and self.sent[1] and not is_to_leave(self) do -- else it is left for `abandon`
+    self.late[#self.late + 1] = take(self, 1).artifact
+  end
+  return ok, message, code
 end
 
 local function has_room(self)

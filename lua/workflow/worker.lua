@@ -142,7 +142,7 @@ end
 -- The store is out of reach. What it has is completed; all that was held under the old name goes back, at no cost.
 function Worker:hand_back()
   local outage, former = self.suspects.outage, self.queue.id
-  local ok, message, code = self.outbox:settle()
+  local ok, message, code = self.outbox:part()
   self.suspects:forget()
   self.breaker:trip(outage.message, outage.code)
   if ok then
@@ -244,7 +244,7 @@ end
 -- Goes on in a new session, with all that the old one had built.
 function Worker:resume(conn, former)
   self.queue.conn = conn
-  local ok, message, code = self.outbox:settle()
+  local ok, message, code = self.outbox:part()
   if ok then
     ok, message, code = self.queue:resume(conn, former)
   end

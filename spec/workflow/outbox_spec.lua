@@ -140,6 +140,54 @@ describe("files on their way to the store", function()
     assert.equal("processing", slow_was)
   end)
 
+  -- What the store has; whoever was given up is not among them.
+  local function awaits_objects(w, count)
+    world:await(function()
+      w:drain()
+      return world:value("select count(*)::int from ate_files") == count and #assert(world.store:list "generated/") == count
+    end)
+  end
+
+  it("hold up the return of no other job when the store is out of order, and go when they arrive late", function()
+    held(4)
+    server:control("/fault", { times = 1000, method = "POST", status = 503 })
+    local w = world:worker()
+    assert.equal("unavailable", select(3, w:drain()))
+    assert.equal("queued 0, queued 0, queued 0, queued 0", world:states())
+    assert.equal(0, w.outbox:count())
+    server:control "/calm" -- now the store has the first one's file
+    awaits_objects(w, 4)
+    assert.equal("completed 0, completed 0, completed 0, completed 0", world:states())
+  end)
+
+  it("hold up no other job when the database is back", function()
+    held(3)
+    local w = world:worker()
+    assert(w:build((assert(w.queue:exchange(3)))))
+    local conn = assert(require "atelier.pg".connect(world.url))
+    world.conns[#world.conns + 1] = conn
+    assert.is_true(w:resume(conn, w.queue.id))
+    assert.equal("queued 0, completed 0, completed 0", world:states())
+    server:control "/calm"
+    awaits_objects(w, 3)
+  end)
+
+  it("cost their jobs nothing when the store never says what became of them", function()
+    held(1)
+    local w
+    w = world:worker { on_turn = function()
+      if w and w.outbox.sent[1] then
+        w.outbox.sent[1].give_up_at = 0 -- five minutes have passed
+      end
+    end }
+    assert.equal("unavailable", select(3, w:drain()))
+    assert.equal("queued 0", world:states())
+    assert.is_nil(w.breaker.problem, "it answers for others")
+    server:control "/calm"
+    awaits_objects(w, 1)
+    assert.equal("completed 0", world:states())
+  end)
+
   it("are given up together where the store does not answer, and the loop is told", function()
     server = stand_in.start()
     local turns, back = 0, nil
