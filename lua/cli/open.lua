@@ -10,6 +10,8 @@ local M = {
   example = "atelier open pro.ate --device DEMO-PRO-001 --license XXXXX-XXXXX-XXXXX-XXXXX-XXXXX -x tools/",
 }
 
+local MOST_LINE <const> = 4096
+
 local function positive(text)
   local n = math.tointeger(text)
   return n and n > 0 and n or nil
@@ -32,21 +34,28 @@ function M.options(parser)
   parser:option("-x --extract", "Unpack into this folder, which must be new or empty."):argname "DIR"
 end
 
+-- Not all of the line: what has none (/dev/zero) would take all memory. Windows' editor begins a text with a mark.
+local function read_first_line(path)
+  local file <close>, message = io.open(path, "rb")
+  if not file then
+    return nil, "open: licence file: " .. message, "bad_licence"
+  end
+  local text, problem = file:read(MOST_LINE)
+  local line = text and text:match("^[^\n]*"):gsub("^\u{FEFF}", "")
+  if not line or line:match "^%s*$" then
+    return nil, ("open: licence file: %s: %s"):format(path, problem or "has no first line"), "bad_licence"
+  elseif #text == MOST_LINE and #line == MOST_LINE then
+    return nil, ("open: licence file: %s: its first line is too long for a licence key"):format(path), "bad_licence"
+  end
+  return line
+end
+
 local function read_licence(args)
   if args.license then
     return args.license
   end
   if args.license_file then
-    local file, message = io.open(args.license_file, "rb")
-    if not file then
-      return nil, "open: licence file: " .. message, "bad_licence"
-    end
-    local line, problem = file:read("l")
-    file:close()
-    if not line or line == "" then
-      return nil, "open: licence file: " .. args.license_file .. ": " .. (problem or "has no first line"), "bad_licence"
-    end
-    return line
+    return read_first_line(args.license_file)
   end
   local key = os.getenv "ATELIER_LICENSE"
   if not key or key == "" then
@@ -88,6 +97,9 @@ function M.with_warnings(warnings, result)
 end
 
 function M.run(args)
+  if args.extract == "" then
+    return nil, "open: -x: the folder's name is empty", "usage"
+  end
   local key, message, code = read_licence(args)
   if not key then
     return nil, message, code
@@ -132,7 +144,7 @@ function M.show(result)
   end
   term.columns({ "file", "size" }, rows)
   if result.extracted_to then
-    print("unpacked into " .. result.extracted_to)
+    print("unpacked into " .. term.line(result.extracted_to))
   end
 end
 

@@ -110,7 +110,11 @@ describe("atelier", function()
     file:close()
     local words = { "open", out .. "/pro.ate", "--device", "DEMO-PRO-001" }
     assert.equal(0, (run { words[1], words[2], words[3], words[4], "--license-file", out .. "/key" }))
-    for _, path in ipairs { "/dev/null", out } do
+    local marked = assert(io.open(out .. "/marked", "w")) -- as an editor on Windows saves it
+    marked:write("\u{FEFF}", key, "\r\n")
+    marked:close()
+    assert.equal(0, (run { words[1], words[2], words[3], words[4], "--license-file", out .. "/marked" }))
+    for _, path in ipairs { "/dev/null", out, "/dev/zero" } do
       local code, _, err = run { words[1], words[2], words[3], words[4], "--license-file", path }
       assert.equal(3, code)
       assert.matches("licence file: " .. path, err, 1, true)
