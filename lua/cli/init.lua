@@ -188,12 +188,39 @@ local function asks_json(argv)
   return false
 end
 
+-- argparse tells a value that an option cannot take, but not which option.
+local function name_option(message, argv)
+  local value = message:match "^malformed argument '(.*)'$"
+  for i = 1, value and #argv or 0 do
+    local before, option, rest = argv[i - 1] or "", argv[i]:match "^(%-%-[^=]+)=(.*)$"
+    if rest == value or (argv[i] == value and before:find "^%-") then
+      return ("option '%s': %s"):format(rest == value and option or before, message)
+    end
+  end
+  return message
+end
+
 local function usage_error(parser, message, argv)
+  message = name_option(message, argv)
   if asks_json(argv) then
     return failure({ json = true }, message, "usage")
   end
   io.stderr:write(parser:get_usage(), "\n\n", term.red("atelier: "), term.safe(message), "\n")
   return EXIT.usage
+end
+
+-- With --json a defect, too, is told in one object; standard error gets the rest, as it does without.
+local function attempt(command, args)
+  if not args.json then
+    return command.run(args)
+  end
+  local sound, result, message, code = xpcall(command.run, debug.traceback, args)
+  if sound then
+    return result, message, code
+  end
+  local problem = tostring(result)
+  io.stderr:write("atelier: internal error, please report: ", term.safe(problem), "\n")
+  return nil, "internal error, please report: " .. problem:match "^[^\n]*", "internal"
 end
 
 local function run(argv)
@@ -224,7 +251,7 @@ local function run(argv)
     return usage_error(parser, "a command is missing", argv)
   end
   local command = load_command(args.command)
-  local result, message, code = command.run(args)
+  local result, message, code = attempt(command, args)
   if not result then
     return failure(args, message, code)
   end

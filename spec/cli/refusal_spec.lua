@@ -27,6 +27,19 @@ describe("atelier refuses", function()
     assert.matches("missing option '--device'", err, 1, true)
   end)
 
+  it("a value that an option cannot take, with the option's name", function()
+    for _, words in ipairs { { "queue", "list", "--limit", "many" }, { "queue", "list", "--limit=many" } } do
+      local code, _, err = program.run(words)
+      assert.equal(2, code)
+      assert.matches("option '--limit': malformed argument 'many'", err, 1, true)
+    end
+  end)
+
+  it("to unpack into a folder without a name", function()
+    local code, out = program.run { "open", "x.ate", "--device", "D", "--license", "K", "-x", "", "--json" }
+    assert.same({ 2, "usage" }, { code, assert(json.decode(out), out).code })
+  end)
+
   it("names that are not UTF-8 with an object that is", function()
     local code, out = program.run { "open", "/nonexistent/\xff\xe3\x81.ate", "--device", "D", "--license", "K", "--json" }
     local object = assert(json.decode(out), out)
@@ -43,6 +56,22 @@ describe("atelier refuses", function()
       assert.matches(("`atelier %s` has no --json"):format(name), object.message, 1, true)
       assert.matches("There is no --json here", select(2, program.run { name, "--help" }), 1, true)
     end
+  end)
+
+  it("nothing silently: with --json a defect of its own, too, is one object", function()
+    local dir = program.folder()
+    finally(function() program.remove(dir) end)
+    local file <close> = assert(io.open(dir .. "/defect.lua", "w"))
+    file:write [[
+      package.loaded["cli.version"] = { example = "", options = function() end, run = function() error "boom" end }
+      os.exit(require("cli").main { "version", "--json" })
+    ]]
+    file:close()
+    local code, out, err = program.run { "run", dir .. "/defect.lua" }
+    local object = assert(json.decode(out), out .. err)
+    assert.same({ 1, false, "internal" }, { code, object.ok, object.code })
+    assert.matches("internal error, please report: .*boom$", object.message)
+    assert.matches("stack traceback", err, 1, true)
   end)
 
   it("ids of jobs that are none, before it asks the database", function()
