@@ -60,7 +60,7 @@ function M.ensure(config)
   if secret or code ~= "ENOENT" then
     return secret, message, code
   end
-  stat.mkdir(config.state_dir)
+  stat.mkdir(config.state_dir, tonumber("755", 8)) -- whatever the umask: nobody else may put another in its place
   return create(path)
 end
 

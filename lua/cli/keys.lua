@@ -1,6 +1,7 @@
 local json = require "atelier.json"
 local keyring = require "ate.keyring"
 local session = require "cli.session"
+local stat = require "posix.sys.stat"
 local term = require "cli.term"
 
 local M = {
@@ -55,6 +56,7 @@ function M.run(args)
     end
     local ring, message, code
     if args.action == "new" then
+      stat.mkdir(s.config.state_dir, tonumber("755", 8)) -- the first thing that is made, on a new machine
       ring, message, code = keyring.create(s.config.keyring)
     else
       ring, message, code = s.ring, nil, nil

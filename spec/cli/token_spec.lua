@@ -8,7 +8,7 @@ local stat = require "posix.sys.stat"
 local USER = "D0000000-0000-4000-8000-000000000002"
 
 describe("atelier token", function()
-  local dir, env
+  local dir, env, former
   before_each(function()
     dir = program.folder()
     env = { ATELIER_STATE = dir .. "/state", ATELIER_CONFIG = dir .. "/conf.lua" }
@@ -16,6 +16,9 @@ describe("atelier token", function()
     file:write "return {}\n"
   end)
   after_each(function() program.remove(dir) end)
+
+  before_each(function() former = stat.umask(0) end) -- the modes must not depend on it
+  after_each(function() stat.umask(former) end)
 
   local function slurp(path)
     local file <close> = assert(io.open(path))
@@ -27,6 +30,7 @@ describe("atelier token", function()
     assert.equal(0, code, err)
     local path = env.ATELIER_STATE .. "/jwt_secret"
     assert.equal(384, stat.stat(path).st_mode & 511) -- 0600
+    assert.equal(0, stat.stat(env.ATELIER_STATE).st_mode & 18, "others may write there") -- 0022
     local key = slurp(path):match "^(%S+)\n$"
     assert.equal(43, #key)
     assert.is_nil((out .. err):find(key, 1, true))
@@ -36,6 +40,13 @@ describe("atelier token", function()
     program.run({ "token", "--operator" }, env)
     assert.equal(key .. "\n", slurp(path))
     assert.equal(key, assert(secret.ensure { state_dir = env.ATELIER_STATE }):reveal())
+  end)
+
+  it("has a key ring beside it, which `keys new` makes on a new machine", function()
+    local code, out, err = program.run({ "keys", "new", "--json" }, env)
+    assert.equal(0, code, out .. err)
+    assert.equal(384, stat.stat(env.ATELIER_STATE .. "/keyring.json").st_mode & 511)
+    assert.equal(0, stat.stat(env.ATELIER_STATE).st_mode & 18, "others may write there")
   end)
 
   it("makes an operator's token, as JSON when asked", function()
