@@ -1,4 +1,4 @@
---- What the heads of a store's answers say of time.
+--- What a store's answers say of time, and of the bytes that they bring.
 -- @module storage.answer
 local M = {}
 
@@ -47,6 +47,25 @@ function M.patience(headers)
   local seconds = value:match "^%d+$" and tonumber(value)
   local date = not seconds and seconds_of(value)
   return seconds or date and math.max(date - now(headers), 0) or nil
+end
+
+--- The most bytes that are taken of an answer that should bring a piece.
+M.MOST = 16 << 20
+
+--- The bytes that were asked for. A server, or what is before it, may know no ranges, and sends all there is (RFC 9110,
+-- section 14.2): of small objects they are found in that.
+-- @tparam table response
+-- @tparam integer from first byte
+-- @tparam integer to last byte
+-- @treturn string bytes
+-- @treturn ?string entity tag
+-- @treturn ?integer size of the whole, where it is told
+function M.piece(response, from, to)
+  local body = response.body or ""
+  if response.status == 206 then
+    return body, response.headers.etag, tonumber((response.headers["content-range"] or ""):match "/(%d+)$")
+  end
+  return body:sub(from + 1, to + 1), response.headers.etag, #body
 end
 
 return M

@@ -8,6 +8,18 @@ Reader.__index = Reader
 
 local PIECE = 1 << 20 -- bytes that are asked for at once
 
+-- The entity tag in one form: a proxy on the way may have made it weak (W/), and some servers leave the quotes out.
+local function plain(etag)
+  etag = etag and etag:gsub("^W/", "")
+  return etag and (etag:find '^"' and etag or '"' .. etag .. '"')
+end
+
+-- Whether a piece is of another object; one that tells no entity tag, or no size of the whole, is not held against it.
+local function is_other(self, piece, length)
+  local etag = plain(piece.etag)
+  return self.etag and etag and etag ~= self.etag or piece.size and piece.size ~= self.size or #piece.data ~= length
+end
+
 --- Reads on.
 -- @tparam[opt] integer bytes at most; a MiB by default
 -- @treturn[1] string
@@ -25,10 +37,10 @@ function Reader:read(bytes)
   local piece, message, code, seconds = self.fetch(self.at, last, self.etag)
   if not piece then
     return nil, message, code, seconds
-  elseif self.etag and piece.etag ~= self.etag or piece.size ~= self.size or #piece.data ~= last - self.at + 1 then
+  elseif is_other(self, piece, last - self.at + 1) then
     return nil, ("storage: get %s: the object is another one than it was"):format(self.key), "corrupt"
   end
-  self.etag, self.at = piece.etag, self.at + #piece.data
+  self.etag, self.at = plain(piece.etag) or self.etag, self.at + #piece.data
   return piece.data
 end
 
@@ -58,7 +70,7 @@ Reader.__close = Reader.close
 -- @tparam string key
 -- @treturn table reader
 function M.new(fetch, found, key)
-  return setmetatable({ fetch = fetch, key = key, at = 0, size = found.size, etag = found.etag,
+  return setmetatable({ fetch = fetch, key = key, at = 0, size = found.size, etag = plain(found.etag),
     sha256 = found.sha256 }, Reader)
 end
 

@@ -8,8 +8,7 @@
 --   page(self, prefix, after)           → entries, unfinished | nil, …
 --   discard(self, names, age)           → count | nil, …
 --   judge(response, method) → nil when it is good, else message, code, and seconds that the store asks to wait
--- and `secret` (storage.secret), `removers` (tasks that a deletion is shared among).
--- Puts are storage.delivery's. Codes are those of storage.verdict.
+-- and `secret`, `removers` (tasks that share a deletion). Puts are storage.delivery's, codes those of storage.verdict.
 -- @module storage.remote
 local clock = require "clock"
 local delivery = require "storage.delivery"
@@ -114,10 +113,8 @@ end
 -- The result of one step.
 local function perform_one(self, seconds, step)
   local results, message, code = perform(self, seconds, step)
-  if not results then
-    return nil, message, code
-  end
-  return table.unpack(results[1], 1, results[1].n)
+  results = results and results[1] or { nil, message, code, n = 3 }
+  return table.unpack(results, 1, results.n)
 end
 
 --- Begins to store; see `storage`. `options.sha256` in hex lets the store check it, where it can.
@@ -262,7 +259,11 @@ end
 
 function Store:list(prefix, after)
   return perform_named(self, "list", prefix or "", function()
-    return self.driver.page(self, prefix or "", after)
+    local entries, unfinished, code, seconds = self.driver.page(self, prefix or "", after)
+    if after and entries and entries[1] and entries[1].key <= after then -- whoever walks on would never arrive
+      return nil, "the store begins its list anew instead of going on after " .. after, "unavailable"
+    end
+    return entries, unfinished, code, seconds
   end)
 end
 

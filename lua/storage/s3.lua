@@ -57,8 +57,8 @@ function Driver.judge(response, method)
   local text = fault and xml.text(fault, "Message")
   local code = verdict.code(response.status, CODES[word] or bare[response.status])
   local hint = HINTS[word] or code == "denied" and body == "" and response.status >= 400 and BARE_HINT or ""
-  local message = ("status %d%s%s%s%s"):format(response.status, word and ", " .. word or "",
-    text and ": " .. text or "", hint, verdict.origin(response, fault))
+  local message = ("status %d%s%s%s%s"):format(response.status, word and ", " .. verdict.said(word) or "",
+    text and ": " .. verdict.said(text) or "", hint, verdict.origin(response, fault))
   return message, code, answer.patience(response.headers)
 end
 
@@ -74,19 +74,24 @@ local function described(headers, size)
   return { size = size, sha256 = sha256, id = headers["x-amz-meta-put"], etag = headers.etag }
 end
 
--- By one request, whose answer has no words: "not_found" may be a missing bucket, or a proxy.
+-- By one request, whose answer has no words: "not_found" may be a missing bucket, or a proxy. "no_size": it is there.
 local function glance(self, key)
   local response, message, code, seconds = self:send(form.request(self, "HEAD", key, {}))
   if not response then
     return nil, message, code, seconds
   end
-  return described(response.headers, response.headers["content-length"])
+  local size = response.headers["content-length"]
+  if not size then
+    return nil, "the answer tells no size", "no_size"
+  end
+  return described(response.headers, size)
 end
 
---- As `glance`; what is missing is asked for once more, in a way that the store answers in words.
+--- As `glance`; what is missing, or has no size there, is asked for once more, in a way that the store answers in
+-- words, and with the size.
 function Driver.lookup(self, key)
   local found, message, code, seconds = glance(self, key)
-  if code ~= "not_found" then
+  if code ~= "not_found" and code ~= "no_size" then
     return found, message, code, seconds
   end
   local response
@@ -100,19 +105,18 @@ end
 
 function Driver.fetch(self, key, from, to, etag)
   local response, message, code, seconds = self:send(form.request(self, "GET", key, { timeout = form.LONG,
-    headers = { range = ("bytes=%d-%d"):format(from, to), ["if-match"] = etag } }))
+    max_bytes = answer.MOST, headers = { range = ("bytes=%d-%d"):format(from, to), ["if-match"] = etag } }))
   if not response then
     return nil, message, code == "exists" and "corrupt" or code, seconds
   end
-  local size = (response.headers["content-range"] or ""):match "/(%d+)$" or response.headers["content-length"]
-  return response.body, response.headers.etag, tonumber(size)
+  return answer.piece(response, from, to)
 end
 
 -- Puts what `fields` has under a new key.
 local function put_new(self, key, fields)
   if self.driver.no_condition then
     local found, message, code, seconds = glance(self, key)
-    if found then
+    if found or code == "no_size" then
       return nil, "the key is taken", "exists"
     elseif code ~= "not_found" then
       return nil, message, code, seconds
@@ -183,25 +187,58 @@ local function unfinished(self, prefix)
   return names
 end
 
-function Driver.page(self, prefix, after)
-  local response, message, code, seconds = self:send(form.request(self, "GET", nil, { query = { ["list-type"] = 2,
-    ["max-keys"] = PAGE, prefix = prefix, ["start-after"] = after } }))
+-- Asks for a list. Other people's keys may have characters that XML cannot: then it is asked for with encoded ones.
+local function ask_page(self, query)
+  query["encoding-type"] = self.driver.encodes and "url" or nil
+  local response, message, code, seconds = self:send(form.request(self, "GET", nil, { query = query }))
   if not response then
     return nil, message, code, seconds
   end
   local root = xml.read(response.body or "")
-  if not root or root.name ~= "ListBucketResult" then
-    return nil, "the list cannot be read", "unavailable"
+  if root and root.name == "ListBucketResult" then
+    return root, response
+  elseif not root and not self.driver.encodes then
+    self.driver.encodes = true
+    return ask_page(self, query)
   end
-  local entries = {}
+  return nil, "the list cannot be read", "unavailable"
+end
+
+local function decoded(text)
+  return (text:gsub("+", " "):gsub("%%(%x%x)", function(digits)
+    return string.char(tonumber(digits, 16))
+  end))
+end
+
+local function entries_of(root, response)
+  local entries, is_encoded = {}, xml.text(root, "EncodingType") == "url"
   for i, item in ipairs(xml.all(root, "Contents")) do
     local key = xml.text(item, "Key")
     if not key then
-      return nil, "the list cannot be read", "unavailable"
+      return nil
     end
-    entries[i] = { key = key, size = math.tointeger(tonumber(xml.text(item, "Size"))) or 0,
+    entries[i] = { key = is_encoded and decoded(key) or key,
+      size = math.tointeger(tonumber(xml.text(item, "Size"))) or 0,
       age = answer.age(xml.text(item, "LastModified"), response.headers) }
   end
+  return entries
+end
+
+function Driver.page(self, prefix, after)
+  local query = { ["list-type"] = 2, ["max-keys"] = PAGE, prefix = prefix, ["start-after"] = after }
+  local entries, token
+  repeat -- an empty page need not be the last
+    local root, response, code, seconds = ask_page(self, query)
+    if not root then
+      return nil, response, code, seconds
+    end
+    local former = token
+    entries, token = entries_of(root, response), xml.text(root, "NextContinuationToken")
+    if not entries or token and token == former then
+      return nil, "the list cannot be read", "unavailable"
+    end
+    query["start-after"], query["continuation-token"] = nil, token
+  until entries[1] or not token
   return entries, after and {} or unfinished(self, prefix)
 end
 

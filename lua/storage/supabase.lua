@@ -66,8 +66,8 @@ function Driver.judge(response)
   if not is_own and refuses_key(response, fault) then
     is_own, hint = true, "; the key was refused" .. HINTS.denied
   end
-  local message = ("status %d%s%s%s%s"):format(status, word and ", " .. word or "",
-    type(fault.message) == "string" and ": " .. fault.message or "", hint,
+  local message = ("status %d%s%s%s%s"):format(status, word and ", " .. verdict.said(word) or "",
+    type(fault.message) == "string" and ": " .. verdict.said(fault.message) or "", hint,
     verdict.origin(response, is_own))
   return message, code, answer.patience(response.headers)
 end
@@ -81,7 +81,7 @@ local function key_headers(driver)
 end
 
 local function request(self, method, path, fields)
-  local headers = {}
+  local headers = { ["accept-encoding"] = "identity" } -- without it any coding would do (RFC 9110, section 12.5.3)
   for _, list in ipairs { key_headers(self.driver), fields.headers or {} } do
     for name, value in pairs(list) do
       headers[name] = value
@@ -93,7 +93,7 @@ local function request(self, method, path, fields)
   end
   return { method = method, url = self.driver.origin .. path, headers = headers, body = body, body_file = fields.file,
     body_length = fields.length, body_growing = fields.growing, timeout = fields.timeout or 60,
-    stall_timeout = STALLED }
+    stall_timeout = STALLED, max_bytes = fields.max_bytes }
 end
 
 local function object(self, key)
@@ -125,12 +125,11 @@ end
 
 function Driver.fetch(self, key, from, to)
   local response, message, code, seconds = self:send(request(self, "GET", object(self, key), { timeout = LONG,
-    headers = { range = ("bytes=%d-%d"):format(from, to) } }))
+    max_bytes = answer.MOST, headers = { range = ("bytes=%d-%d"):format(from, to) } }))
   if not response then
     return nil, message, code, seconds
   end
-  local size = (response.headers["content-range"] or ""):match "/(%d+)$" or response.headers["content-length"]
-  return response.body, response.headers.etag, tonumber(size)
+  return answer.piece(response, from, to)
 end
 
 local function make_bucket(self)
@@ -209,18 +208,23 @@ end
 function Driver.page(self, prefix, after)
   -- A cursor is the key that came last, as the server writes it; what it gave itself is used where it is known.
   local cursor = after and (self.driver.cursors[after] or crypto.base64_encode("l:" .. after)) or nil
-  local response, message, code, seconds = self:send(request(self, "POST", "/object/list-v2/" .. self.driver.bucket,
-    { json = { prefix = prefix, limit = PAGE, with_delimiter = false, cursor = cursor } }))
-  if not response then
-    if code == "no_bucket" then
-      return {}, {}
+  local list, response, former
+  repeat -- an empty page need not be the last
+    local message, code, seconds
+    response, message, code, seconds = self:send(request(self, "POST", "/object/list-v2/" .. self.driver.bucket,
+      { json = { prefix = prefix, limit = PAGE, with_delimiter = false, cursor = cursor } }))
+    if not response then
+      if code == "no_bucket" then
+        return {}, {}
+      end
+      return nil, message, code, seconds
     end
-    return nil, message, code, seconds
-  end
-  local list = decoded(response)
-  if not list or type(list.objects) ~= "table" then
-    return nil, "the list cannot be read", "unavailable"
-  end
+    list = decoded(response)
+    if not list or type(list.objects) ~= "table" or former and former == list.nextCursor then
+      return nil, "the list cannot be read", "unavailable"
+    end
+    cursor, former = list.nextCursor, list.nextCursor
+  until list.objects[1] or list.hasNext ~= true or type(cursor) ~= "string"
   local entries = {}
   for i, item in ipairs(list.objects) do
     local metadata = type(item.metadata) == "table" and item.metadata or {}

@@ -54,6 +54,16 @@ function M.is_page(response)
   return (response.body or "") ~= "" and (response.headers["content-type"] or ""):find "^text/html" ~= nil
 end
 
+local LONGEST = 500 -- bytes
+
+--- What a store says, as a message can have it: one line, not too long.
+-- @tparam string text
+-- @treturn string
+function M.said(text)
+  text = text:gsub("%c+", " ")
+  return #text > LONGEST and text:sub(1, utf8.offset(text, 0, LONGEST) - 1) .. "…" or text
+end
+
 --- What is added to a message where the answer was not the store's.
 -- @tparam table response
 -- @tparam boolean is_own the store's words were understood

@@ -17,6 +17,9 @@ local DRIVERS = {
     name = "supabase", upload = "POST /storage/v1/object/", read = "GET /storage/v1/object/ate-files", every = 7,
     look = "GET /storage/v1/object/info/", size = { '"size":\\d+', '"size":3' },
     hash = { '"sha256":"[0-9a-f]+"', '"sha256":"' .. ("0"):rep(64) .. '"' },
+    list = "POST /storage/v1/object/list-v2/",
+    empty = '{"hasNext":true,"nextCursor":"bDpn","folders":[],"objects":[]}',
+    first = '{"hasNext":true,"nextCursor":"bDpn","folders":[],"objects":[{"name":"generated/a","metadata":{}}]}',
     start = stand_in.start,
     open = function(url, dir)
       return supabase.open { state_dir = dir, supabase_url = url, supabase_service_role_key = stand_in.KEY,
@@ -27,6 +30,10 @@ local DRIVERS = {
     name = "s3", upload = "PUT /ate-files/", read = "GET /ate-files/", every = 29,
     look = "HEAD /ate-files/", size = { "content-length: \\d+", "content-length: 3" },
     hash = { "x-amz-meta-sha256: [0-9a-f]+", "x-amz-meta-sha256: 00" },
+    list = "list-type=2",
+    empty = "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>Zw==</NextContinuationToken>"
+      .. "</ListBucketResult>",
+    first = "<ListBucketResult><Contents><Key>generated/a</Key><Size>1</Size></Contents></ListBucketResult>",
     start = function(dir)
       local server = swift.start(dir)
       server.url = server.endpoint
@@ -194,6 +201,32 @@ local function cases(driver)
     assert.equal("corrupt", select(3, reader:read(100)))
   end)
 
+  it("is read from although its entity tags are weak, have no quotes, or are taken away on the way", function()
+    local text = ("y"):rep((1 << 20) + 10)
+    assert.is_true(contract.put(store, prefix .. "tagged", { text }))
+    for _, form in ipairs { 'etag: W/"$1"', "etag: $1", "x-nothing: $1" } do
+      proxy:rules { { match = driver.read, alter = { 'etag: "?([0-9a-f]+)"?', form }, times = 10 } }
+      assert.equal(text, contract.read_all(store, prefix .. "tagged"), form)
+      proxy:rules { { match = " /", alter = { 'etag: "?([0-9a-f]+)"?', form }, times = 10 } }
+      assert.equal(text, contract.read_all(store, prefix .. "tagged"), form)
+    end
+  end)
+
+  it("is walked on when a page of its list is empty, and not for ever when that begins anew", function()
+    local entries = assert(store:list(prefix))
+    proxy:rules { { match = driver.list, answer = { status = 200, body = driver.empty } } }
+    assert.same(entries[1].key, assert(store:list(prefix))[1].key)
+    proxy:rules { { match = driver.list, answer = { status = 200, body = driver.empty }, times = 20 } }
+    local none, message, code = store:list(prefix)
+    assert.is_nil(none)
+    assert.equal("unavailable", code, message)
+    proxy:rules { { match = driver.list, answer = { status = 200, body = driver.first }, times = 20 } }
+    none, message, code = store:list(prefix, "generated/b")
+    assert.is_nil(none)
+    assert.equal("unavailable", code)
+    assert.matches("begins its list anew", message, 1, true)
+  end)
+
   it("behind a proxy with a page for everything is out of reach, and has nothing deleted", function()
     for _, status in ipairs { 200, 302, 404, 502 } do
       proxy:rules { { match = " /", times = 1000, answer = { status = status, body = "<html>Hello</html>",
@@ -275,6 +308,16 @@ local function cases(driver)
     local _, unfinished = store:list(prefix)
     assert.equal(#unfinished, store:clear(unfinished, -3600))
     assert.same({}, select(2, store:list(prefix)))
+  end)
+
+  it("tells the size of an object whose head has none, and its keys when XML cannot", function()
+    proxy:rules { { match = "HEAD /", alter = { "content-length: \\d+", "x-length: none" }, times = 20 } }
+    assert.equal(19, assert(store:head(prefix .. "0")).size)
+    assert.is_true(contract.put(store, prefix .. "1", { "x" }))
+    proxy:rules { { match = "list-type=2", answer = { status = 200,
+      body = "<ListBucketResult><Contents><Key>generated/&#1;</Key></Contents></ListBucketResult>" } } }
+    assert.same({ "0", "1" }, names())
+    assert.matches("encoding-type=url", table.concat(proxy:seen().seen, "\n"), 1, true)
   end)
 
   it("sends two parts of a large object at a time", function()

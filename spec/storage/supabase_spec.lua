@@ -1,4 +1,6 @@
 local contract = require "spec.storage.contract"
+local crypto = require "atelier.crypto"
+local cutter = require "spec.support.cutter"
 local growing = require "spec.storage.growing"
 local program = require "spec.support.program"
 local stand_in = require "spec.support.supabase"
@@ -151,6 +153,24 @@ describe("storage.supabase", function()
     assert.is_nil(none)
     assert.equal("unavailable", code)
     assert.matches("confirmed it, and then", message, 1, true)
+  end)
+
+  it("is read from through a proxy that knows no ranges, as long as that fits into memory", function()
+    local proxy = cutter.start(url)
+    finally(function()
+      proxy:stop()
+    end)
+    local store <close> = open { supabase_url = proxy.url }
+    local small, large = contract.new_key(), contract.new_key()
+    local text = crypto.random((2 << 20) + 10)
+    assert.is_true(contract.put(store, small, { text }))
+    assert.is_true(contract.put(store, large, { ("z"):rep(17 << 20) }))
+    proxy:rules { { match = "GET /storage/v1/object/ate-files", swap = { "\r\nrange: [^\r]*", "" }, times = 100 } }
+    assert.equal(contract.sha256(text), contract.sha256(contract.read_all(store, small)))
+    local reader = assert(store:get(large))
+    local none, message, code = reader:read()
+    assert.is_nil(none)
+    assert.equal("unavailable", code, message)
   end)
 
   it("lists page by page", function()

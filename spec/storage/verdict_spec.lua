@@ -122,6 +122,18 @@ describe("storage.verdict", function()
     end)
   end
 
+  it("takes of a store's words a line, and no more than a reader can bear", function()
+    assert.equal("a b c", verdict.said "a\r\n\0b\27c")
+    local text = verdict.said(("é"):rep(100000))
+    assert.is_true(#text < 600 and utf8.len(text) ~= nil)
+    assert.is_true(#verdict.said(("\128"):rep(100000)) < 600)
+    for _, case in ipairs { { supabase, error_json(500, "InternalError", ("x"):rep(1 << 20)) },
+      { s3, error_xml(("x"):rep(1 << 20)) } } do
+      local store <close> = assert(case[1].open(config))
+      assert.is_true(#store.driver.judge({ status = 500, body = case[2], headers = {} }, "PUT") < 1500)
+    end
+  end)
+
   it("says where an answer comes from that is not the store's", function()
     local store <close> = assert(supabase.open(config))
     local function message(status, body)

@@ -54,7 +54,8 @@ function M.request(self, method, key, fields)
   end
   return { method = method, url = url_of(self, key, fields.query and query_of(fields.query)), headers = headers,
     body = fields.body, body_file = fields.file, body_length = fields.length, sigv4 = credentials(self.driver),
-    ca_file = self.driver.ca_file, timeout = fields.timeout or 60, stall_timeout = STALLED }
+    ca_file = self.driver.ca_file, timeout = fields.timeout or 60, stall_timeout = STALLED,
+    max_bytes = fields.max_bytes }
 end
 
 --- What an object carries along.
