@@ -3,6 +3,7 @@
 -- out of order for one object after the other.
 -- @module storage.copy
 local crypto = require "atelier.crypto"
+local hashes = require "storage.hash"
 local pour = require "storage.pour"
 local unistd = require "posix.unistd"
 local verdict = require "storage.verdict"
@@ -75,14 +76,27 @@ local function is_expected(self, key, hash)
   return not wanted or wanted == hash
 end
 
+-- What is there already, with the right size. Where the store keeps no hash, as on a disk, its bytes are read, if it is
+-- known what they should be: nobody else would notice.
+local function begin_present(self, entry, found)
+  local sha256 = found.sha256
+  if not sha256 and self.checksums and self.checksums(entry.key) then
+    local message, code
+    sha256, message, code = hashes.of(self.to, entry.key)
+    if not sha256 then
+      return failed(self, entry.key, message, code)
+    end
+  end
+  if sha256 and not is_expected(self, entry.key, sha256) then
+    return failed(self, entry.key, "is there with other bytes than those recorded (SHA-256 " .. sha256 .. ")")
+  end
+  return present(self)
+end
+
 local function begin_one(self, entry)
   local found, message, code = self.to:head(entry.key)
   if found and found.size == entry.size then
-    if found.sha256 and not is_expected(self, entry.key, found.sha256) then
-      return failed(self, entry.key, "is there with other bytes than those recorded (SHA-256 "
-        .. found.sha256 .. ")")
-    end
-    return present(self)
+    return begin_present(self, entry, found)
   elseif found then
     return failed(self, entry.key, ("is there with %d bytes instead of %d"):format(found.size, entry.size))
   elseif code ~= "not_found" and code ~= "no_bucket" then -- the first put may make the bucket

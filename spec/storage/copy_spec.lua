@@ -152,6 +152,17 @@ describe("storage.copy", function()
     assert.equal("not_found", select(3, to:head "generated/b"))
   end)
 
+  it("reads what is there already, where the store tells no hash and it is known what it should be", function()
+    fill(from, { ["generated/a"] = "right", ["generated/b"] = "right", ["generated/c"] = "right" })
+    fill(to, { ["generated/a"] = "right", ["generated/b"] = "wrong", ["generated/c"] = "wrong" })
+    local counts, failures = copy.run { from = from, to = to, checksums = function(key)
+      return key ~= "generated/c" and contract.sha256 "right" or nil
+    end }
+    assert.same({ copied = 0, present = 2, failed = 1, bytes = 0 }, counts)
+    assert.equal("generated/b", failures[1].key)
+    assert.matches("is there with other bytes than those recorded", failures[1].message, 1, true)
+  end)
+
   it("leaves nothing of a large object that does not go on", function()
     local large = ("0123456789abcdef"):rep(100000)
     fill(from, { ["generated/a"] = large, ["generated/b/c"] = large })
