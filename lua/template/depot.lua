@@ -4,6 +4,8 @@
 -- @module template.depot
 local crypto = require "atelier.crypto"
 local dirent = require "posix.dirent"
+local errno = require "posix.errno"
+local hashes = require "storage.hash"
 local manifest = require "template.manifest"
 local pour = require "storage.pour"
 local stat = require "posix.sys.stat"
@@ -27,8 +29,12 @@ end
 
 local function make_folders(path)
   for at in path:gmatch "()/" do
-    stat.mkdir(path:sub(1, at - 1), PRIVATE)
+    local ok, message, number = stat.mkdir(path:sub(1, at - 1), PRIVATE)
+    if not ok and number ~= errno.EEXIST and at > 1 then
+      return nil, message
+    end
   end
+  return true
 end
 
 local function remove_all(path)
@@ -59,7 +65,37 @@ local function source_of(store, path, number)
   return ok and staged, why, code
 end
 
---- Uploads a template. What is there already is left: it is the same, or was damaged and shows when it is fetched.
+-- One file. What is there already is left, unless it is damaged: a template's hash leads to these bytes only.
+local function push_file(store, key, path, number, is_repair)
+  local hash, problem = crypto.sha256_file(path)
+  if not hash then
+    return nil, problem, "io"
+  end
+  hash = crypto.hex(hash)
+  local source, message, code = source_of(store, path, number)
+  local ticket, ok = source, nil
+  if source then
+    ticket, message, code = store:put(key, source, { sha256 = hash })
+  end
+  if ticket then
+    ok, message, code = store:wait(ticket, WAIT)
+  end
+  os.remove(source or "")
+  if ok or is_repair or code ~= "exists" then
+    return ok, message, code
+  end
+  local there, why, reason = hashes.of(store, key)
+  if there == hash or not there and reason ~= "corrupt" and reason ~= "unreadable" then
+    return there and "exists", why, reason
+  end
+  ok, message, code = store:delete { key }
+  if not ok then
+    return nil, message, code
+  end
+  return push_file(store, key, path, number, true)
+end
+
+--- Uploads a template.
 -- @tparam table store see storage
 -- @tparam table loaded from `template.load`
 -- @treturn[1] integer how many files were uploaded
@@ -70,43 +106,40 @@ function M.push(store, loaded)
   local files = { { file = "template.json", path = loaded.dir .. "/template.json" }, table.unpack(loaded.files) }
   local count = 0
   for number, file in ipairs(files) do
-    local key = key_of(loaded.name, loaded.hash, file.file)
-    local source, message, code = source_of(store, file.path, number)
-    local ticket = source
-    if source then
-      ticket, message, code = store:put(key, source, { sha256 = crypto.hex((crypto.sha256_file(source))) })
-    end
-    local ok = ticket
-    if ticket then
-      ok, message, code = store:wait(ticket, WAIT)
-    end
-    os.remove(source or "")
-    if not ok and code ~= "exists" then
+    local ok, message, code = push_file(store, key_of(loaded.name, loaded.hash, file.file), file.path, number)
+    if not ok then
       return nil, message, code
     end
-    count = count + (ok and 1 or 0)
+    count = count + (ok ~= "exists" and 1 or 0)
   end
   return count
 end
 
 -- ==== fetching =================================================================================
 
+-- One file. Where the store tells a hash, the one that is damaged is named; that of all is compared in any case.
 local function fetch_file(store, key, path)
   local handle, message, code = store:get(key)
   if not handle then
     return nil, message, code
   end
   local from <close> = handle
-  make_folders(path)
-  return pour.into_file(from, path)
+  local made, problem = make_folders(path)
+  if not made then
+    return nil, problem, "io"
+  end
+  local hash = crypto.hash()
+  local ok, why, reason = pour.into_file(from, path, function(data)
+    hash:update(data)
+  end)
+  if ok and handle.sha256 and crypto.hex(hash:digest()) ~= handle.sha256 then
+    return nil, key .. ": its bytes are not those that were published", "template_version"
+  end
+  return ok, why, reason
 end
 
-local function read_names(path)
-  local file <close>, message = io.open(path, "rb")
-  if not file then
-    return nil, message
-  end
-  local head, problem = manifest.read(file:read "a")
+local function names_of(text)
+  local head, problem = manifest.read(text)
   if not head then
     return nil, problem
   end
@@ -123,7 +156,8 @@ local function fetch_all(store, wanted, folder)
   if not ok then
     return nil, message, code
   end
-  local names, problem = read_names(first)
+  local file <close> = io.open(first, "rb")
+  local names, problem = names_of(file and file:read "a" or "")
   if not names then
     return nil, problem, "template_version"
   end
@@ -134,6 +168,40 @@ local function fetch_all(store, wanted, folder)
     end
   end
   return true
+end
+
+--- Whether a published template is in the store, without fetching it: every file that its manifest names.
+-- @tparam table store
+-- @tparam table wanted as of `fetch`
+-- @treturn[1] integer number of files
+-- @return[2] nil
+-- @treturn[2] string message
+-- @treturn[2] string code
+function M.look(store, wanted)
+  local handle, message, code = store:get(key_of(wanted.name, wanted.hash, "template.json"))
+  if not handle then
+    return nil, message, code
+  end
+  local from <close>, parts = handle, {}
+  local ok
+  ok, message, code = pour.pour(from, function(data)
+    parts[#parts + 1] = data
+    return true
+  end)
+  if not ok then
+    return nil, message, code
+  end
+  local names, problem = names_of(table.concat(parts))
+  if not names then
+    return nil, problem, "template_version"
+  end
+  for _, name in ipairs(names) do
+    ok, message, code = store:head(key_of(wanted.name, wanted.hash, name))
+    if not ok then
+      return nil, message, code
+    end
+  end
+  return #names + 1
 end
 
 -- The template of a folder, when it is the one that was published.

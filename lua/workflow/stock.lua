@@ -78,8 +78,10 @@ function Stock:get(job)
   if not loaded and published then
     local problem, why
     loaded, problem, why = fetch(self, job, published)
-    if why ~= "not_found" then -- else what is the matter with the folder says more
+    if why ~= "not_found" then
       message, code = problem, why
+    elseif problem then -- what is the matter with the folder says more
+      message = ("%s; %s"):format(message, problem)
     end
   end
   if not loaded then
