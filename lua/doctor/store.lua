@@ -107,14 +107,18 @@ function M.run(patient, tell)
     return
   end
   local key = ("generated/atelier-doctor/probe_%s.ate"):format(crypto.hex(crypto.random(8)))
-  for _, step in ipairs(steps(store, key, "atelier doctor " .. os.date "!%FT%TZ")) do
+  for i, step in ipairs(steps(store, key, "atelier doctor " .. os.date "!%FT%TZ")) do
     local ok, reason, code = step[2]()
     if not ok then
+      if i > 1 and step[1] ~= "delete" and not OF_ADDRESS[code] then
+        store:delete { key } -- it was written
+      end
       reason = OF_ADDRESS[code] and store.driver and ("%s (%s)"):format(reason, store.driver.origin) or reason
       return tell("fail", step[1], reason, REMEDIES[code] or "See the message.")
     end
     tell("ok", step[1], store.kind)
   end
+  patient.store_works = true
 end
 
 return M

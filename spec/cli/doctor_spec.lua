@@ -7,6 +7,7 @@ local program = require "spec.support.program"
 local remote = require "doctor.remote"
 local stand_in = require "spec.support.supabase"
 local store = require "doctor.store"
+local template = require "template"
 
 describe("atelier doctor", function()
   local state
@@ -81,6 +82,24 @@ describe("atelier doctor", function()
     code, text = run { "doctor" }
     assert.equal(0, code)
     assert.matches("in order, 0 to look at, 0 to mend", text, 1, true)
+  end)
+
+  it("looks in the store for a template that this host's folder has not", function()
+    local elsewhere = { ATELIER_TEMPLATES = state .. "/no-templates" }
+    local _, found = examine(elsewhere)
+    local name = "templates smartgram " .. assert(template.load "templates/smartgram.at").version
+    assert.equal("ok", found[name].status)
+    assert.matches("in the store, %d+ files", found[name].detail)
+    assert(os.execute(("rm %s/files/templates/smartgram.at/*/main.lua"):format(state)))
+    local code
+    code, found = examine(elsewhere)
+    assert.equal(1, code)
+    assert.equal("fail", found[name].status)
+    assert.matches("no-templates/smartgram.at", found[name].detail, 1, true)
+    assert.matches("/main.lua", found[name].detail, 1, true)
+    assert.equal(0, (run { "template", "publish", "smartgram" }))
+    _, found = examine(elsewhere)
+    assert.equal("ok", found[name].status)
   end)
 
   it("sees a ring that has lost a key that files were made with", function()
@@ -195,6 +214,14 @@ describe("atelier doctor", function()
       local found = look()
       assert.equal("ok", found.delete.status)
       assert.is_nil(found.clock)
+    end)
+
+    it("leaves nothing behind where the key may not list", function()
+      server:control("/fault", { times = 100, path = "/list-v2/", status = 400,
+        body = '{"statusCode":"403","error":"Unauthorized","message":"Access denied","code":"AccessDenied"}' })
+      local found = look()
+      assert.same({ "ok", "fail" }, { found["read back"].status, found.list.status })
+      assert.equal(0, server:control("/seen").buckets[1].objects)
     end)
 
     it("does not wait long for one that is silent, and names its address", function()
