@@ -212,11 +212,14 @@ static void block_freed(void *block, size_t size)
 
 /* ==== signals ================================================================================== */
 
-/* Also ends calls into C that no hook interrupts. It is late by no more than the machine is; the parent's timer is the wall. */
+/*
+ * Also ends calls into C that no hook interrupts. It is late by no more than the machine is; the parent's timer is the wall.
+ * The alarm of the run before may still come when this one has begun: its time is not this one's.
+ */
 ENDS_PROCESS static void on_alarm(int number)
 {
     (void)number;
-    if (jail_run.running)
+    if (jail_run.running && jail_now() - jail_run.started >= (int64_t)jail_run.limits.time_us)
         jail_abort(JAIL_TIME, "more time than the limit allows");
 }
 

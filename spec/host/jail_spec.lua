@@ -168,6 +168,21 @@ describe("a verdict", function()
     assert.equal("time", child:run({ source = "" }).verdict)
   end)
 
+  it("is not time for an alarm that comes before its own, as that of the run before may", function()
+    local child <close> = new { instructions = 1 << 50, time = 600 }
+    child:walls()
+    local function ticks() -- of processor time
+      return tonumber(read(("/proc/%d/stat"):format(child:pid())):match("%) %a" .. (" %-?%d+"):rep(10) .. " (%d+)"))
+    end
+    local before, deadline = ticks(), os.time() + 60
+    assert.is_true(child:begin { source = "for i = 1, 1 << 24 do end print 'done'" })
+    repeat until ticks() >= before + 2 or os.time() > deadline -- now it is in its loop
+    assert(signal.kill(child:pid(), signal.SIGALRM))
+    local v = assert(child:finish())
+    assert.equal("ok", v.verdict, v.message)
+    assert.equal("done\n", v.output)
+  end)
+
   it("waits no longer for a child that does not read", function()
     local child <close> = new { time = 0.2 }
     child:walls()
