@@ -552,7 +552,8 @@ static void pg_abandon(struct pg_conn *c)
     if (c->pg != NULL && c->op.phase == PG_CONNECT)
         pg_lose(c, "closed", "", "given up while connecting");
     if (c->pg != NULL && c->op.phase != PG_NOTIFY && c->op.phase != PG_IDLE) {
-        pg_give_up(c);
+        if (!c->op.expired) /* else a cancel request is under way already, which must not hit the next statement */
+            pg_give_up(c);
         c->op.done = 0;
         while (!pg_step(c))
             pg_poll(c, c->cancel_ms);

@@ -1,4 +1,5 @@
 -- atelier.pg: notifications, timeouts, cancels, lost connections, and coroutines.
+local dirent = require "posix.dirent"
 local pg = require "atelier.pg"
 local postgres = require "spec.support.postgres"
 local support = require "spec.support.pg"
@@ -344,6 +345,32 @@ describe("atelier.pg", function()
       coroutine.resume(co)
       coroutine.close(co)
       assert.equal(0, c:query("select count(*) as n from t where a = 77")[1].n)
+    end)
+
+    it("one that is closed while it is being cancelled leaves no request behind", function()
+      -- The second request is the one that ends it, so that the first is under way for a while.
+      local stubborn = [[do $$ declare asked int := 0; begin
+        loop begin perform pg_sleep(60); exception when query_canceled then
+          asked := asked + 1;
+          if asked > 1 then raise; end if;
+        end; end loop; end $$]]
+      local function descriptors()
+        local n = 0
+        for _ in dirent.files "/proc/self/fd" do n = n + 1 end
+        return n
+      end
+      local before = descriptors()
+      for i = 1, 10 do
+        local co = coroutine.create(function() return c:query(stubborn, nil, { timeout = 0.01 }) end)
+        assert.is_true(coroutine.resume(co))
+        while c:timeout() > 0 do c:wait(c:timeout()) end
+        c:step() -- begins to cancel
+        coroutine.close(co)
+        assert.equal(i, c:query("select $1::int as v", { i })[1].v)
+      end
+      local deadline = os.time() + 60 -- the thread of the last request may still be about to close its own
+      repeat until descriptors() <= before or os.time() > deadline
+      assert(descriptors() <= before)
     end)
 
     it("one that will not go on can be forgotten, once its statement is done", function()
