@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -333,6 +334,40 @@ enum MHD_Result MHD_queue_response(struct MHD_Connection *mhd, unsigned status, 
     return MHD_NO;
 }
 
+/* ==== in place of its cookies =================================================================== */
+
+typedef enum MHD_Result lookup_function(struct MHD_Connection *, enum MHD_ValueKind, const char *, size_t, const char **,
+                                        size_t *);
+
+static lookup_function *find_lookup(void)
+{
+    static lookup_function *found;
+
+    if (found == NULL)
+        *(void **)&found = dlsym(RTLD_NEXT, "MHD_lookup_connection_value_n");
+    return found;
+}
+
+static int is_asked_for_cookies;
+
+/*
+ * libmicrohttpd takes cookies apart, for which nobody asks it: a record for each, in the connection's memory. Where that does
+ * not hold them it gives the request up, and then goes on in memory that it has just freed. It finds the header here, as it
+ * finds its pages above; asked by a program it would be told of none, but ours takes its headers from elsewhere.
+ */
+enum MHD_Result MHD_lookup_connection_value_n(struct MHD_Connection *mhd, enum MHD_ValueKind kind, const char *key,
+                                              size_t key_size, const char **value, size_t *value_size)
+{
+    static const char cookie[] = "Cookie";
+    lookup_function *lookup = find_lookup();
+
+    if (key_size == sizeof cookie - 1 && strncasecmp(key, cookie, key_size) == 0) {
+        is_asked_for_cookies = 1;
+        return MHD_NO;
+    }
+    return lookup != NULL ? lookup(mhd, kind, key, key_size, value, value_size) : MHD_NO;
+}
+
 /* ==== whether that works ======================================================================= */
 
 static enum MHD_Result ask_nobody(void *arg, struct MHD_Connection *mhd, const char *target, const char *method,
@@ -372,12 +407,18 @@ static int provoke(void)
 
 int httpd_can_answer(struct server *s)
 {
-    if (find_queue() == NULL || find_queue() == MHD_queue_response) {
-        s->lua->log(s, "error", "libmicrohttpd's MHD_queue_response is not found: is it linked statically?");
+    int was_provoked;
+
+    if (find_queue() == NULL || find_queue() == MHD_queue_response || find_lookup() == NULL ||
+        find_lookup() == MHD_lookup_connection_value_n) {
+        s->lua->log(s, "error", "libmicrohttpd's own functions are not found: is it linked statically?");
         errno = ENOSYS;
         return 0;
     }
-    if (!is_reached && provoke() && !is_reached)
+    was_provoked = !is_reached && provoke();
+    if (was_provoked && !is_reached)
         s->lua->log(s, "warn", "libmicrohttpd does not ask for its refusals: requests that it cannot read get pages in HTML");
+    if (was_provoked && !is_asked_for_cookies)
+        s->lua->log(s, "warn", "libmicrohttpd does not ask for cookies: where there are too many it may end the process");
     return 1;
 }

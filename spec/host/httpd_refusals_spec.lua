@@ -155,6 +155,19 @@ describe("a server", function()
     assert.equal(414, ask("GET /?" .. ("a&"):rep(6000) .. " HTTP/1.1\r\nHost: a\r\n\r\n").status)
   end)
 
+  it("takes as many cookies as fit into a header block, and hands them over as they came", function()
+    local roomy = child.start { limits = { header_bytes = 65536, header_seconds = 600, handler_seconds = 600 },
+      run = { handler = function(request) request:respond { body = request.headers.cookie } end } }
+    for _, cookies in ipairs { ("a;"):rep(500), ("a;"):rep(7000), ("a=b; c;"):rep(2000), ('a="b'):rep(3000), ("="):rep(50) } do
+      local text = "GET / HTTP/1.1\r\nHost: a\r\nCookie: " .. cookies .. "\r\n\r\n"
+      local c = tcp.connect(roomy.port)
+      clients[#clients + 1] = c
+      for _ = 1, 3 do assert.is_true(c:ask(text).body == cookies) end
+      assert.equal(200, ask(text).status)
+    end
+    roomy:stop()
+  end)
+
   it("lets allowed origins alone read its refusals", function()
     local function origin_of(origin)
       local r = ask(("POST / HTTP/1.1\r\nHost: a\r\n%sContent-Length: 5001\r\n\r\n"):format(origin))
