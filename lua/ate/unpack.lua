@@ -2,6 +2,7 @@
 -- Owns the folder until it is complete: nothing is left behind on failure. Must not know seals or keys.
 local dirent = require "posix.dirent"
 local files = require "ate.files"
+local interrupt = require "ate.interrupt"
 local json = require "atelier.json"
 local stat = require "posix.sys.stat"
 local stdlib = require "posix.stdlib"
@@ -95,8 +96,9 @@ local function write_entry(stage, reader, name)
   return files.sync(file)
 end
 
-local function fill(stage, reader)
+local function fill(stage, reader, stopped)
   for _, entry in ipairs(reader:entries()) do
+    if stopped() then return nil, "interrupted", "interrupted" end
     local ok, reason, code = write_entry(stage, reader, entry.name)
     if not ok then return nil, reason, code end
   end
@@ -104,6 +106,7 @@ local function fill(stage, reader)
     local ok, reason, code = files.sync_folder(stage.folders[i])
     if not ok then return nil, reason, code end
   end
+  if stopped() then return nil, "interrupted", "interrupted" end
   return files.sync_folder(stage.path)
 end
 
@@ -129,7 +132,23 @@ local function move_whole(stage)
   return true
 end
 
---- Unpacks an archive into a folder that is new or empty: all of it or nothing. Files get mode 0600, folders 0700.
+local function extract(reader, folder, stopped)
+  local stage, reason, code = new_stage(folder)
+  if not stage then return nil, reason, code end
+  local sound, ok
+  sound, ok, reason, code = pcall(function()
+    local filled, why, symbol = fill(stage, reader, stopped)
+    if not filled then return nil, why, symbol end
+    return (stage.inside and move_up or move_whole)(stage)
+  end)
+  if sound and ok then return true end
+  discard(stage)
+  if not sound then error(ok, 0) end
+  return nil, reason, code
+end
+
+--- Unpacks an archive into a folder that is new or empty: all of it or nothing, also where a signal ends the process
+-- meanwhile. Files get mode 0600, folders 0700.
 -- @param reader
 -- @tparam string folder
 -- @treturn[1] boolean true
@@ -139,18 +158,7 @@ end
 function M.extract(reader, folder)
   folder = folder:match("^(.-)/*$")
   if folder == "" then folder = "/" end
-  local stage, reason, code = new_stage(folder)
-  if not stage then return nil, reason, code end
-  local sound, ok
-  sound, ok, reason, code = pcall(function()
-    local filled, why, symbol = fill(stage, reader)
-    if not filled then return nil, why, symbol end
-    return (stage.inside and move_up or move_whole)(stage)
-  end)
-  if sound and ok then return true end
-  discard(stage)
-  if not sound then error(ok, 0) end
-  return nil, reason, code
+  return interrupt.guard(function(stopped) return extract(reader, folder, stopped) end)
 end
 
 return M

@@ -1,5 +1,6 @@
 local clock = require "clock"
 local files = require "ate.files"
+local interrupt = require "ate.interrupt"
 local json = require "atelier.json"
 local pour = require "storage.pour"
 local progress = require "cli.progress"
@@ -110,9 +111,14 @@ local function copy_out(store, key, path)
   end
   local from <close> = source
   local ok, reason
-  ok, reason, code = files.write(path, function(to)
-    return pour.pour(from, function(data)
-      return to:write(data)
+  ok, reason, code = interrupt.guard(function(stopped)
+    return files.write(path, function(to)
+      return pour.pour(from, function(data)
+        if stopped() then
+          return nil, "interrupted", "interrupted"
+        end
+        return to:write(data)
+      end)
     end)
   end)
   if not ok then

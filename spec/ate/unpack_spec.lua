@@ -1,5 +1,6 @@
 local crypto = require "atelier.crypto"
 local forge = require "spec.ate.support.forge"
+local host = require "atelier.host"
 local open = require "ate.open"
 local rawzip = require "spec.ate.support.rawzip"
 local stat = require "posix.sys.stat"
@@ -201,5 +202,37 @@ describe("the archive in a well-sealed file", function()
       assert.same({ 0, "nil\tENOSPC\n" }, { tmp.run("lua5.4 " .. child(place, 0)) })
       assert.equal("", tmp.list(disk))
     end
+  end)
+
+  -- The signal comes while the second entry is written, as from a terminal. Its number tells the shell how it ended.
+  local function interrupted(name, trap, place)
+    local script = tmp.write(folder .. "/child.lua", ([[
+      package.path, package.cpath = %q, %q
+      local signal, unistd, unpack = require "posix.signal", require "posix.unistd", require "ate.unpack"
+      local reader = assert(require("atelier.zip").open(%q))
+      local slow = { entries = function() return reader:entries() end }
+      function slow:extract(entry, file)
+        if entry == "empty" then signal.kill(unistd.getpid(), signal.%s) end
+        return reader:extract(entry, file)
+      end
+      print(unpack.extract(slow, %q))
+    ]]):format(package.path, package.cpath, folder .. "/a.zip", name, place))
+    local _, output = tmp.run(("exec 2>/dev/null; trap '' %s; '%s' run %s; echo $?"):format(trap, host.exe, script))
+    os.remove(script)
+    return output
+  end
+
+  it("leaves nothing when a signal ends it, and goes on where that is ignored", function()
+    tmp.write(folder .. "/a.zip", sample())
+    assert(stat.mkdir(folder .. "/there"))
+    local before = tmp.list(folder)
+    for name, code in pairs { SIGINT = "130\n", SIGTERM = "143\n", SIGHUP = "129\n" } do
+      for _, place in ipairs { out, folder .. "/there" } do
+        assert.equal(code, interrupted(name, "URG", place))
+        assert.equal(before, tmp.list(folder))
+      end
+    end
+    assert.equal("true\n0\n", interrupted("SIGHUP", "HUP", out))
+    assert.equal("print(1)\n", tmp.read(out .. "/main.lua"))
   end)
 end)
