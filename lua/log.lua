@@ -76,6 +76,12 @@ local function without_secrets(text)
   return text
 end
 
+local function visible(bytes)
+  return (bytes:gsub(".", function(c)
+    return ("\\x%02x"):format(c:byte())
+  end))
+end
+
 -- One line, whatever the text holds: control characters would forge lines or drive the terminal. A file's name may be
 -- any bytes; JSON may not, and would lose the whole line.
 local function plain(value)
@@ -83,9 +89,10 @@ local function plain(value)
   if not text:find "[%c\127-\255]" then
     return text
   end
-  return (text:gsub(utf8.len(text) and "[%c\127]" or "[%c\127-\255]", function(c)
-    return ("\\x%02x"):format(c:byte())
-  end))
+  if utf8.len(text) then
+    return (text:gsub("[%c\127]", visible):gsub("\xc2[\x80-\x9f]", visible)) -- U+009B begins a command as ESC [ does
+  end
+  return (text:gsub("[%c\127-\255]", visible))
 end
 
 -- What JSON has a type of its own for; it has none for infinity.
