@@ -25,7 +25,7 @@ local function mark_of(path)
 end
 
 --- A new builder: the templates and kits that it has prepared, and what every bundle needs.
--- @tparam table options config (see config.lua), ring (key ring), store (see storage); optional: on_large(bytes),
+-- @tparam table options config (see config.lua), ring (key ring); optional: store (see storage), on_large(bytes),
 --   called before a bundle is made that takes its time; on_stage(job, stage), called before a stage that may last;
 --   on_wait() as of `storage`: jobs in hand must not be taken for a dead worker's while a store says nothing
 -- @treturn table builder
@@ -39,7 +39,9 @@ function M.new(options)
     checker = check.new(options.config),
     stock = stock.new(options.config, options.on_wait),
   }, Builder)
-  options.store.on_wait = options.on_wait
+  if options.store then -- a dry run stores nothing
+    options.store.on_wait = options.on_wait
+  end
   self:forget()
   return self
 end
