@@ -79,7 +79,10 @@ static struct child *check_child(lua_State *L)
     return c;
 }
 
-/* A child that may be asked something. */
+/*
+ * A child that may be asked something. It is checked again after the last Lua allocation before its use: an allocation may
+ * run finalisers, and one of them may close it.
+ */
 static struct child *check_idle(lua_State *L)
 {
     struct child *c = check_child(L);
@@ -417,13 +420,15 @@ static int push_end(lua_State *L, const struct child *c, const struct jail_end *
 static int await_ready(lua_State *L, struct child *c)
 {
     struct managed *body = managed_new(L, free);
-    struct jail_end end;
+    struct jail_end end = {.known = 0};
     struct wire_in in;
     size_t size, n;
     char *p;
     const char *missing;
-    int err = jail_receive(&c->process, jail_now() + START_TIMEOUT, JAIL_READY, 1024, &p, &size);
+    int err;
 
+    check_child(L);
+    err = jail_receive(&c->process, jail_now() + START_TIMEOUT, JAIL_READY, 1024, &p, &size);
     body->p = p;
     if (err != 0) {
         end_child(c, 1, &end);
@@ -468,6 +473,7 @@ static int push_answer(lua_State *L, struct child *c)
     char *p = NULL;
     int64_t us;
 
+    check_child(L);
     if (err == 0 || err == EPIPE)
         err = jail_receive(&c->process, deadline_of(c), JAIL_REPLY, most, &p, &size);
     us = jail_now() - c->started;
@@ -537,6 +543,7 @@ static int l_load(lua_State *L)
     get_modules(L, 2);
     total = put_scripts(L, 2, frame, &o);
     end_frame(&o);
+    check_idle(L);
     if (c->state == STARTING && (failed = await_ready(L, c)) != 0)
         return failed;
     if (too_large(L, c, total)) {
@@ -575,6 +582,7 @@ static int start_run(lua_State *L, struct child *c)
     get_modules(L, 2);
     total = size + put_scripts(L, 2, frame, &o);
     end_frame(&o);
+    check_idle(L);
     if (c->state == STARTING && (failed = await_ready(L, c)) != 0)
         return failed;
     if (too_large(L, c, total)) {
@@ -660,6 +668,7 @@ static int l_probe(lua_State *L)
     begin_frame(L, frame, &o, JAIL_PROBE, n + 16);
     put_text(L, frame, &o, what, n);
     end_frame(&o);
+    check_idle(L);
     if (c->state == STARTING && (failed = await_ready(L, c)) != 0)
         return failed;
     return ask(L, c, &o);

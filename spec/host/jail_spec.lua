@@ -696,6 +696,29 @@ describe("a programmer's mistakes", function()
   end)
 end)
 
+describe("a finaliser that closes the child in use", function()
+  local arguments = {
+    run = { source = "" }, begin = { source = "" }, load = { modules = { ["a.lua"] = "" } }, probe = "open",
+  }
+
+  for _, name in ipairs { "run", "begin", "load", "probe", "walls" } do
+    it("ends a " .. name .. " as any use of a closed one", function()
+      local argument, live = arguments[name], jail.live_handles()
+      local child <close> = new()
+      finally(function() collectgarbage("incremental", 200, 100) end)
+      collectgarbage("incremental", 100, 1000) -- a step is a whole collection, so that the first allocation runs it
+      collectgarbage()
+      collectgarbage "stop"
+      setmetatable({}, { __gc = function() child:close() end })
+      collectgarbage "restart"
+      local ok, message = pcall(child[name], child, argument)
+      assert(ok or message:find("jail is closed", 1, true), message)
+      child:close()
+      assert.equal(live, jail.live_handles())
+    end)
+  end
+end)
+
 describe("want of memory", function()
   it("leaks nothing, wherever it strikes", function()
     local before = descriptors()
