@@ -98,13 +98,12 @@ _atelier() {
   *) mapfile -t COMPREPLY < <(compgen -W "$wanted" -- "$current") ;;
   esac
 }
-complete -F _atelier atelier
-]==]
+complete -F _atelier atelier]==]
 
 function M.run()
   local cases = {}
   describe(cases, outline.of(require("cli").parser()), "")
-  io.stdout:write((SCRIPT:gsub("%%s", function()
+  print((SCRIPT:gsub("%%s", function()
     return table.concat(cases, "\n")
   end)))
   return {}

@@ -170,6 +170,24 @@ local function success(command, result, args)
   return result.exit or 0
 end
 
+-- The exit code, once all that was printed is written. A reader that has seen enough (`| head`) knows that itself.
+local function finish(code)
+  note(io.stdout:flush())
+  if lost and lost[2] ~= errno.EPIPE then
+    io.stderr:write(term.red("atelier: "), "standard output: ", lost[1], "\n")
+  end
+  return lost and code == 0 and 1 or code
+end
+
+-- argparse ends the process itself when it has printed a help.
+local function parse(parser, argv)
+  local exit = os.exit
+  rawset(os, "exit", function(code) exit(finish(code)) end)
+  local ok, args = parser:pparse(argv)
+  rawset(os, "exit", exit)
+  return ok, args
+end
+
 -- The first word that is no option, so that only that command's arguments need building.
 local function chosen_command(argv)
   for _, word in ipairs(argv) do
@@ -239,7 +257,7 @@ local function run(argv)
     tail = table.pack(table.unpack(argv, 3))
     argv = { "run", argv[2] }
   end
-  local ok, args = parser:pparse(argv)
+  local ok, args = parse(parser, argv)
   if not ok then
     if args:find("'--json'", 1, true) and chosen_parser and load_command(chosen).for_people_only then
       args = ("`atelier %s` has no --json: what it prints is for people, or a script's own"):format(chosen)
@@ -268,18 +286,12 @@ local function print_checked(...)
   note(io.stdout:flush())
 end
 
---- Runs one command. Nobody may take what could not be written for done: the exit code is 1 then. A reader that has
--- seen enough (`| head`) knows that itself.
+--- Runs one command. Nobody may take what could not be written for done: the exit code is 1 then.
 -- @tparam table argv the words after the program's name; argv[0] is the program
 -- @treturn integer exit code: 0 done, 2 usage, 3 the input was refused, 1 everything else
 function M.main(argv)
   rawset(_G, "print", print_checked)
-  local code = run(argv)
-  note(io.stdout:flush())
-  if lost and lost[2] ~= errno.EPIPE then
-    io.stderr:write(term.red("atelier: "), "standard output: ", lost[1], "\n")
-  end
-  return lost and code == 0 and 1 or code
+  return finish(run(argv))
 end
 
 return M

@@ -209,11 +209,11 @@ local function compose()
   list(page, "EXIT STATUS", STATUS)
   page:section "SEE ALSO"
   page:add(text "The HTTP interface describes itself at `/api/ate/openapi.json`; README.md tells how it all fits.")
-  return table.concat(page, "\n") .. "\n"
+  return table.concat(page, "\n")
 end
 
 function M.run()
-  io.stdout:write(compose())
+  print(compose())
   return {}
 end
 

@@ -26,7 +26,7 @@ end)
 
 describe("a command whose output cannot be written", function()
   for _, words in ipairs { "version", "version --json", "config", "config --json", "jail /tmp/S", "jail /tmp/S /tmp/S --json",
-    "run /tmp/S", "version --nonsense --json" } do
+    "run /tmp/S", "version --nonsense --json", "man", "completion bash", "--help", "keys new --help" } do
     it("says so: " .. words, function()
       for to, reason in pairs { [">/dev/full"] = "No space left", [">&-"] = "Bad file descriptor" } do
         local code, _, err = run(words:gsub("/tmp/S", script), to)
