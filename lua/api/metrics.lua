@@ -27,13 +27,20 @@ local waiting = metrics.gauge("atelier_database_waiting", "Requests that wait fo
 
 -- ==== who may ask ====
 
+-- Read for the first request: one may come while the process still starts.
+local function networks(app)
+  app.metrics_networks = app.metrics_networks
+    or assert(addresses.networks { LOCAL_4, LOCAL_6, table.unpack(app.config.metrics_allow) })
+  return app.metrics_networks
+end
+
 local function check_peer(call)
   local headers = call.request.headers
   local is_forwarded = false
   for _, name in ipairs(FORWARDED) do
     is_forwarded = is_forwarded or headers[name] ~= nil
   end
-  if is_forwarded or not call.app.metrics_networks:has(call.request.peer) then
+  if is_forwarded or not networks(call.app):has(call.request.peer) then
     call:refuse(403, "forbidden", "this address may not read metrics", { hint = "See metrics_allow." })
   end
 end
@@ -88,10 +95,6 @@ local function read(call)
   return 200, metrics.collect(queue(call.app)), { ["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8" }
 end
 
-local function start(app)
-  app.metrics_networks = assert(addresses.networks { LOCAL_4, LOCAL_6, table.unpack(app.config.metrics_allow) })
-end
-
 local function tick(app)
   local stats = app.db:stats()
   connections:set(stats.connections)
@@ -103,5 +106,5 @@ return {
     description = "For this host and the addresses of `metrics_allow`.", auth = "none",
     responses = { [200] = { description = "The metrics", content = "text/plain" },
       [403] = { description = "This address may not read them" } }, handler = read },
-  start = start, tick = tick,
+  tick = tick,
 }
