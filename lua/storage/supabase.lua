@@ -164,6 +164,10 @@ local function with_bucket(self, send)
 end
 
 function Driver.upload(self, key, source, options)
+  local most = self.driver.most
+  if most and options.size > most then
+    return nil, ("%d bytes, and supabase_max_bytes allows %d"):format(options.size, most), "too_large"
+  end
   if type(source) == "table" then
     local body = table.concat(source)
     return with_bucket(self, function()
@@ -247,7 +251,8 @@ function Driver.discard()
 end
 
 --- Opens the store.
--- @tparam table config `supabase_url`, `supabase_service_role_key`, `supabase_bucket`, `supabase_header`
+-- @tparam table config `supabase_url`, `supabase_service_role_key`, `supabase_bucket`, `supabase_header`,
+--   `supabase_max_bytes`
 -- @treturn[1] table store
 -- @return[2] nil
 -- @treturn[2] string message
@@ -263,8 +268,8 @@ function M.open(config)
     return nil, "storage: supabase: supabase_url must be https://REF.supabase.co, or a server's address", "config"
   end
   return remote.new(setmetatable({ kind = "supabase", origin = url .. "/storage/v1", bucket = config.supabase_bucket,
-    form = config.supabase_header, secret = secret.new(config, { "supabase_service_role_key" }), cursors = {} },
-    { __index = Driver }), config)
+    form = config.supabase_header, most = config.supabase_max_bytes, cursors = {},
+    secret = secret.new(config, { "supabase_service_role_key" }) }, { __index = Driver }), config)
 end
 
 return M

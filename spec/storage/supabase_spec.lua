@@ -155,6 +155,18 @@ describe("storage.supabase", function()
     assert.matches("confirmed it, and then", message, 1, true)
   end)
 
+  it("sends nothing of what is larger than it may be", function()
+    local store <close> = open { supabase_max_bytes = 10 }
+    local key = contract.new_key()
+    assert.is_true(contract.put(store, key, { "ten bytes!" }))
+    control "/seen"
+    local none, message, code = contract.put(store, contract.new_key(), { "eleven bytes" })
+    assert.is_nil(none)
+    assert.equal("too_large", code)
+    assert.matches("12 bytes, and supabase_max_bytes allows 10", message, 1, true)
+    assert.same({}, control("/seen").seen)
+  end)
+
   it("is read from through a proxy that knows no ranges, as long as that fits into memory", function()
     local proxy = cutter.start(url)
     finally(function()
