@@ -5,6 +5,7 @@ local answer = require "storage.answer"
 local crypto = require "atelier.crypto"
 local http = require "atelier.http"
 local json = require "atelier.json"
+local supabase = require "storage.supabase"
 
 local M = {}
 
@@ -60,6 +61,26 @@ function M.clock(headers, tell)
   tell(math.abs(apart) > REFUSED_SKEW and "fail" or "warn", "clock",
     ("this host's is %.0f s %s the store's"):format(math.abs(apart), apart > 0 and "behind" or "ahead of"),
     "Set this host's clock: let it use NTP (timedatectl set-ntp true).")
+end
+
+--- Looks at a project's bucket: one that somebody made by hand may be open to all.
+-- @tparam table store
+-- @tparam function tell
+function M.bucket(store, tell)
+  local response = http.request(supabase.about_bucket(store))
+  local info = response and response.status == 200 and json.decode(response.body)
+  if type(info) ~= "table" then
+    return
+  end
+  local name = store.driver.bucket
+  local limit = math.tointeger(info.file_size_limit)
+  local most = limit and (", takes files up to %.0f MB"):format(limit / 1e6) or ""
+  if info.public == true then
+    tell("warn", "bucket", name .. " is public: who knows the name of a file has it without any token",
+      "Make it private: the project's dashboard, Storage, the bucket's settings.")
+  else
+    tell("ok", "bucket", name .. " is private" .. most)
+  end
 end
 
 --- Asks the store for anything: one that is silent is found here, and not after the minutes that a put may take.

@@ -118,6 +118,9 @@ function M.run(patient, tell)
     end
     tell("ok", step[1], store.kind)
   end
+  if store.kind == "supabase" then
+    remote.bucket(store, tell)
+  end
   patient.store_works = true
 end
 

@@ -250,6 +250,13 @@ function Driver.discard()
   return 0
 end
 
+--- The request that asks for what the server knows of the store's bucket.
+-- @tparam table store
+-- @treturn table for atelier.http
+function M.about_bucket(store)
+  return request(store, "GET", "/bucket/" .. store.driver.bucket, { timeout = 10 })
+end
+
 --- Opens the store.
 -- @tparam table config `supabase_url`, `supabase_service_role_key`, `supabase_bucket`, `supabase_header`,
 --   `supabase_max_bytes`

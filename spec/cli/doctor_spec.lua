@@ -216,6 +216,17 @@ describe("atelier doctor", function()
       assert.is_nil(found.clock)
     end)
 
+    it("warns of a bucket that is open to all", function()
+      local found = look()
+      assert.equal("ok", found.bucket.status)
+      assert.matches("b is private, takes files up to 50 MB", found.bucket.detail, 1, true)
+      server:control "/publish-buckets"
+      found = look()
+      assert.equal("warn", found.bucket.status)
+      assert.matches("without any token", found.bucket.detail, 1, true)
+      assert.equal("ok", found.delete.status)
+    end)
+
     it("leaves nothing behind where the key may not list", function()
       server:control("/fault", { times = 100, path = "/list-v2/", status = 400,
         body = '{"statusCode":"403","error":"Unauthorized","message":"Access denied","code":"AccessDenied"}' })

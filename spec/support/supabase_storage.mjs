@@ -124,6 +124,10 @@ function route(req, res, body) {
   const [, first, second] = path.split("/");
   if (!authorised(req, res)) return;
   if (path === "/bucket" && req.method === "POST") return makeBucket(res, json(req, res, body) ?? {});
+  if (first === "bucket" && req.method === "GET" && buckets.has(second)) {
+    const { name, public: open, limit } = buckets.get(second);
+    return answer(res, { id: name, name, owner: "", public: open, file_size_limit: limit, allowed_mime_types: null });
+  }
   const listed = first === "object" && (second === "list-v2" || second === "info");
   const bucketName = path.split("/")[listed ? 3 : 2];
   const bucket = buckets.get(bucketName);
@@ -162,6 +166,7 @@ function control(req, res, body) {
   }
   if (req.url === "/limit") buckets.forEach((b) => (b.limit = Number(body)));
   if (req.url === "/drop-buckets") buckets.clear();
+  if (req.url === "/publish-buckets") buckets.forEach((b) => (b.public = true));
   if (req.url === "/fill") fill(JSON.parse(body));
   if (req.url === "/rot") rot(JSON.parse(body));
   if (req.url === "/end") process.exit(0);
@@ -186,7 +191,7 @@ function flipped(res, at) {
   return res;
 }
 
-const CONTROL = ["/fault", "/fill", "/rot", "/calm", "/limit", "/drop-buckets", "/seen", "/end"];
+const CONTROL = ["/fault", "/fill", "/rot", "/calm", "/limit", "/drop-buckets", "/publish-buckets", "/seen", "/end"];
 const server = http.createServer((req, res) => {
   const fault = CONTROL.includes(req.url) ? null : due(req);
   const parts = [];
