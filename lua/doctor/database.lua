@@ -39,9 +39,12 @@ local function version(conn, tell)
 end
 
 local function schema(conn, tell)
-  local ok, message = migrate.require_current(conn)
+  local ok, message, code = migrate.require_current(conn)
   if ok then
     tell("ok", "schema", "all migrations are in place")
+  elseif code == "42501" then -- insufficient_privilege: they may well be in place
+    tell("fail", "schema", message,
+      "As an administrator: grant authenticated, service_role to the role in DATABASE_URL.")
   else
     tell("fail", "schema", message, "Run: atelier migrate")
   end

@@ -4,6 +4,12 @@ local keyring = require "ate.keyring"
 
 local M = {}
 
+local REMEDIES = {
+  ENOENT = "It is made on the first use, or by: atelier keys new. Other hosts need a copy of the same file.",
+  EACCES = "Let the service's user, and nobody else, own the file.",
+  bad_mode = "Run the chmod of the message; where others may have read it, rotate: atelier keys rotate.",
+}
+
 --- Examines; see `doctor`.
 -- @tparam table patient
 -- @tparam function tell
@@ -11,8 +17,7 @@ function M.run(patient, tell)
   local path = patient.config.keyring
   local ring, message, code = keyring.load(path)
   if not ring then
-    return tell(code == "ENOENT" and "warn" or "fail", "key ring", message, code == "ENOENT"
-      and "It is made on the first use, or by: atelier keys new. Other hosts need a copy of the same file."
+    return tell(code == "ENOENT" and "warn" or "fail", "key ring", message, REMEDIES[code]
       or "Restore the key ring from its backup: without its keys nobody's licence key can be derived.")
   end
   tell("ok", "key ring", path)

@@ -102,6 +102,26 @@ describe("atelier doctor", function()
     assert.equal("ok", found[name].status)
   end)
 
+  it("tells a ring that others can read, and a role that lacks its grants, from worse", function()
+    assert(os.execute("chmod 644 " .. state .. "/keyring.json"))
+    local _, found = examine()
+    assert.equal("fail", found["keys key ring"].status)
+    assert.matches("chmod", found["keys key ring"].remedy, 1, true)
+    assert(os.execute("chmod 600 " .. state .. "/keyring.json"))
+    local url = select(2, run { "env" }):match "'(.-)'"
+    local conn = assert(pg.connect(url))
+    assert(conn:exec "create role doctor_weak login")
+    local weak = url:gsub("//[^@]*@", "//doctor_weak@")
+    _, found = examine { DATABASE_URL = weak }
+    assert.equal("fail", found["database schema"].status)
+    assert.matches("grant authenticated, service_role", found["database schema"].remedy, 1, true)
+    assert(conn:exec "grant authenticated, service_role to doctor_weak")
+    _, found = examine { DATABASE_URL = weak }
+    assert.equal("ok", found["database schema"].status)
+    assert(conn:exec "drop role doctor_weak")
+    conn:close()
+  end)
+
   it("sees a ring that has lost a key that files were made with", function()
     local url = select(2, run { "env" }):match "'(.-)'"
     local conn = assert(pg.connect(url))
