@@ -1,5 +1,6 @@
 local json = require "atelier.json"
 local session = require "cli.session"
+local staging = require "workflow.staging"
 local stat = require "posix.sys.stat"
 local storage = require "storage"
 local term = require "cli.term"
@@ -110,6 +111,7 @@ local function copy_part(s, part, places, args)
     return nil, message, code
   end
   local to <close> = opened
+  staging.sweep(to:staging()) -- what one that was killed left there
   return require("storage.copy").run { from = from, to = to, prefix = part.prefix, checksums = checksums(s.database),
     recorded = part.recorded and part.recorded(s.database), on_progress = progress(args.json) }
 end

@@ -5,7 +5,7 @@
 local crypto = require "atelier.crypto"
 local hashes = require "storage.hash"
 local pour = require "storage.pour"
-local unistd = require "posix.unistd"
+local storage = require "storage"
 local verdict = require "storage.verdict"
 
 local M = {}
@@ -63,7 +63,7 @@ local function read_object(self, entry)
     return ok and parts, ok and crypto.hex(hash:digest()) or message, code
   end
   self.number = self.number + 1
-  local path = ("%s/copy.%d.%d"):format(self.to:staging(), unistd.getpid(), self.number)
+  local path = storage.draft(self.to:staging(), "copy-" .. self.number)
   ok, message, code = pour.into_file(from, path, function(data)
     hash:update(data)
   end)

@@ -24,6 +24,9 @@
 -- Several puts may be in flight; each is waited for once. A missing key has code "not_found", a taken one "exists", an
 -- unsafe one "bad_key". "unavailable" is an outage: the store was not reached, or asks for patience.
 -- @module storage
+local unistd = require "posix.unistd"
+local utsname = require "posix.sys.utsname"
+
 local M = {}
 
 local DEVICE_HASH = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
@@ -54,6 +57,14 @@ end
 function M.is_safe(key)
   return #key > 0 and #key <= 1000 and not key:find("[^A-Za-z0-9._/-]")
     and not ("/" .. key .. "/"):find("//", 1, true) and not ("/" .. key):find("/.", 1, true)
+end
+
+--- What lies in a store's staging folder: its name tells whose it is, so that what was left by the dead is found.
+-- @tparam string root the staging folder
+-- @tparam string name without a dot
+-- @treturn string path
+function M.draft(root, name)
+  return ("%s/%s@%d.%s"):format(root, utsname.uname().nodename, unistd.getpid(), name)
 end
 
 local function kind_of(config)

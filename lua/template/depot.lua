@@ -56,7 +56,7 @@ end
 
 -- A store takes files over; these are the operator's.
 local function source_of(store, path, number)
-  local staged = ("%s/template.%d.%d"):format(store:staging(), unistd.getpid(), number)
+  local staged = storage.draft(store:staging(), "template-" .. number)
   local from <close>, message = io.open(path, "rb")
   if not from then
     return nil, message, "io"

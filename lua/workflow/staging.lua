@@ -1,9 +1,11 @@
---- Where a worker makes large files: a folder for each, on the store's own disk. Knows nothing of what is in them.
+--- Where a worker makes large files: a folder for each, on the store's own disk. What else is prepared there, such as a
+-- file that is copied or published, has names of the same form. Knows nothing of what is in them.
 -- @module workflow.staging
 local dirent = require "posix.dirent"
 local errno = require "posix.errno"
 local signal = require "posix.signal"
 local stat = require "posix.sys.stat"
+local storage = require "storage"
 local unistd = require "posix.unistd"
 local utsname = require "posix.sys.utsname"
 
@@ -17,9 +19,10 @@ local function names_in(folder)
   return ok and names or {}
 end
 
--- The youngest of a folder and what is in it.
+-- The youngest of a folder and what is in it, or of a file.
 local function changed_at(folder)
-  local newest = 0
+  local own = stat.lstat(folder)
+  local newest = own and own.st_mtime or 0
   for _, name in ipairs(names_in(folder)) do
     local info = name ~= ".." and stat.lstat(folder .. "/" .. name)
     newest = info and math.max(newest, info.st_mtime) or newest
@@ -42,9 +45,12 @@ local function is_left_over(root, name, age)
   return age ~= nil and os.time() - changed_at(root .. "/" .. name) >= age
 end
 
---- Removes a folder that `make` gave, with what is in it.
+--- Removes a folder that `make` gave, with what is in it, or a file.
 -- @tparam string folder
 function M.remove(folder)
+  if unistd.unlink(folder) then
+    return
+  end
   for _, name in ipairs(names_in(folder)) do
     if name ~= "." and name ~= ".." then
       unistd.unlink(folder .. "/" .. name)
@@ -76,7 +82,7 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code "io", or "full"
 function M.make(root, name)
-  local folder = ("%s/%s@%d.%s"):format(root, utsname.uname().nodename, unistd.getpid(), name)
+  local folder = storage.draft(root, name)
   local ok, message, number = stat.mkdir(folder, PRIVATE)
   if not ok then
     local code = (number == errno.ENOSPC or number == EDQUOT) and "full" or "io"

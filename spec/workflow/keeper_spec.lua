@@ -311,7 +311,12 @@ describe("the keeper", function()
         utime.utime(staging .. "/" .. folder, 0, 0)
       end
     end
-    assert.same({ staging = 2, unfinished = 1 }, round(new_keeper()))
+    for _, name in ipairs { ("%s@%d.copy-1"):format(node, dead), ("%s@%d.copy-1"):format(node, unistd.getpid()) } do
+      worlds.write(staging .. "/" .. name, "part")
+    end
+    assert.same({ staging = 3, unfinished = 1 }, round(new_keeper()))
+    assert.is_nil(stat.stat(("%s/%s@%d.copy-1"):format(staging, node, dead)))
+    assert.is_not_nil(stat.stat(storage.draft(staging, "copy-1")))
     local left = select(2, program.shell(("cd %s; find . -name bundle.zip -o -name '.*.tmp' -o -name .mine | sort")
       :format(root)))
     assert.equal(("./.staging/%s/bundle.zip\n./.staging/%s/bundle.zip\n./generated/D1/.1.3.tmp\n./generated/D1/.mine\n")
