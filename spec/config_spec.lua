@@ -155,7 +155,8 @@ describe("config", function()
       ["supabase_url = 'ftp://x'"] = 'supabase_url must be a web address, as in "https://ref.supabase.co", not "ftp://x"',
       ["supabase_url = 'https://user:pw@x'"] = "supabase_url must be",
       ["supabase_url = 'http://10.0.0.1'"] = "where no token keys can be fetched",
-      ["s3_endpoint = 'https://x/y'"] = "s3_endpoint must be a server's address",
+      ["s3_endpoint = 'https://x/y?z'"] = "s3_endpoint must be a server's address",
+      ["s3_endpoint = 'https://x/y%20z'"] = "s3_endpoint must be a server's address",
       ["jwks_url = 'http://10.0.0.1/k'"] = "jwks_url must be https, or http on this machine",
       ["trusted_proxies = { '10.0.0.0/33' }"] = 'trusted_proxies must be an address or a network, as in "10.0.0.0/8"',
       ["metrics_allow = { 'all' }"] = "metrics_allow must be an address",
@@ -172,6 +173,7 @@ describe("config", function()
     end
     assert(load_text [[return { cors_origins = { "*", "http://[::1]:3000", "https://a.b/" }, jwt_secret = ("0123456789abcdef"),
       supabase_url = "http://127.0.0.1:54321", trusted_proxies = { "10.0.0.0/8", "::1" }, s3_endpoint = "https://s3.x:9000" }]])
+    assert(load_text [[return { s3_endpoint = "https://ref.supabase.co/storage/v1/s3" }]])
     assert(load_text [[return { supabase_url = "http://kong:8000", jwks_url = "https://id.example/jwks" }]])
     local own = assert(load_text [[return { supabase_url = "http://kong:8000", jwt_secret = "sixteen letters." }]])
     assert.is_nil(assert(require("api.auth").of_config(own)).keys)

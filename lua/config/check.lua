@@ -43,8 +43,8 @@ local FORMS = {
     return #value <= 64 and value:find "^[a-z0-9_-]+$"
   end },
   url = { "a web address, as in \"https://ref.supabase.co\"", is_url },
-  server = { "a server's address and no more, as in \"https://s3.example.com\"", function(value)
-    return is_url(value) and value:find "^https?://[^/]+/?$"
+  server = { "a server's address, as in \"https://s3.example.com\"", function(value)
+    return is_url(value) and value:find "^https?://[^/]+[%w._~/-]*$"
   end },
   keys = { "https, or http on this machine, as in \"https://id.example.com/jwks.json\"", function(value)
     return parts(value) and M.is_private(value)

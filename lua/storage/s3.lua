@@ -270,15 +270,15 @@ function M.open(config)
   end
   local region = config.s3_region
   local endpoint = (config.s3_endpoint or ("https://s3.%s.amazonaws.com"):format(region)):gsub("/+$", "")
-  local scheme, rest = endpoint:match "^(https?://)([^/?#@]+)$"
-  if not scheme or not config.s3_bucket:find "^[a-z0-9][a-z0-9.-]+$" then
-    return nil, "storage: s3: s3_endpoint must be https://HOST and s3_bucket a bucket's name", "config"
+  local scheme, host, base = endpoint:match "^(https?://)([^/?#@]+)([%w._~/-]*)$"
+  if not scheme or base:find("//", 1, true) or not config.s3_bucket:find "^[a-z0-9][a-z0-9.-]+$" then
+    return nil, "storage: s3: s3_endpoint must be https://HOST[/PATH] and s3_bucket a bucket's name", "config"
   end
   local host_style = config.s3_style == "host"
   local driver = setmetatable({
     kind = "s3",
-    origin = scheme .. (host_style and config.s3_bucket .. "." or "") .. rest,
-    path = host_style and "/" or "/" .. config.s3_bucket .. "/",
+    origin = scheme .. (host_style and config.s3_bucket .. "." or "") .. host,
+    path = base .. (host_style and "/" or "/" .. config.s3_bucket .. "/"),
     part = config.s3_part_bytes or SINGLE,
     ca_file = config.s3_ca_file,
     region = region,

@@ -320,6 +320,17 @@ local function cases(driver)
     assert.matches("encoding-type=url", table.concat(proxy:seen().seen, "\n"), 1, true)
   end)
 
+  it("may be below a path, as a project's of Supabase is", function()
+    local own <close> = assert(s3.open { state_dir = dir, s3_endpoint = proxy.url .. "/storage/v1/s3/",
+      s3_region = "us-east-1", s3_bucket = "files", s3_access_key = "a", s3_secret_key = "s" })
+    proxy:rules { { match = "HEAD /storage/v1/s3/files/generated/x ", answer = { status = 404 } },
+      { match = "GET /storage/v1/s3/files/generated/x ", answer = { status = 404,
+        body = "<Error><Code>NoSuchKey</Code></Error>" } },
+      { match = "GET /storage/v1/s3/files?list-type=2&", answer = { status = 200, body = "<ListBucketResult/>" } } }
+    assert.equal("not_found", select(3, own:head "generated/x"))
+    assert.same({}, (own:list("generated/", "generated/a")))
+  end)
+
   it("sends two parts of a large object at a time", function()
     local busy = { status = 503 }
     proxy:rules { { match = "partNumber=1", answer = busy, gate = true },
