@@ -19,8 +19,6 @@ function M.options(parser)
   parser:option("--rate", "At most so many requests to the store a second."):convert(tonumber):default "200"
 end
 
-local PAGE = 200 -- requests that a page of files takes, about
-
 -- Is told what was done, and waits until that has had its time.
 local function pacer(rate)
   local due = clock.now()
@@ -55,9 +53,7 @@ function M.run(args)
     local conn = s.database
     local result, message, code = gc.run { store = s.store, config = s.config, dry_run = args.dry_run,
       force = args.force, grace = args.grace or s.config.orphan_grace, on_progress = draw(args.json),
-      pause = function()
-        ask_pace(PAGE)
-      end,
+      pause = ask_pace,
       on_read = args.verify and function(bytes)
         ask_pace(1)
         read_pace(bytes)

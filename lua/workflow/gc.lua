@@ -28,6 +28,23 @@ local function recorded(self, operation, into, paths, instead)
   end
 end
 
+-- Requests that a page with deletions is taken for: some stores have one for each object, some one for all.
+local OF_DELETION = 200
+
+-- Counts the files that are looked for, from one call to the next.
+local function counted_looks(self)
+  local looks, is_whole = 0, self.is_whole
+  self.is_whole = function(...)
+    looks = looks + 1
+    return is_whole(...)
+  end
+  return function()
+    local count = looks
+    looks = 0
+    return count
+  end
+end
+
 local function remove_nothing(_, rows)
   return #rows
 end
@@ -43,8 +60,8 @@ end
 --- Reconciles.
 -- @tparam table options ask(sql, params) → rows | nil, message, code; store, config; dry_run; grace in seconds; force
 --   (delete also where most objects have no row);
---   optional: on_progress(objects met, files read), pause() between two pages, on_read(bytes) (its presence has the
---   bytes of each file read and their hash compared; called for each piece)
+--   optional: on_progress(objects met, files read), pause(requests) between two pages, on_read(bytes) (its presence
+--   has the bytes of each file read and their hash compared; called for each piece)
 -- @treturn[1] table orphans (keys without a row that were, or would be, deleted), missing (keys of rows whose object is
 --   not there or damaged), of these requeued (keys: built anew, or would be) and not_entitled (list of {key, reason}:
 --   their devices may not have them), unfinished (number of temporary files removed), staging, verified (number of
@@ -84,14 +101,15 @@ function M.run(options)
     result.unfinished = result.unfinished + cleared
     met = math.max(met, self.known + self.unknown)
     tell()
-    pause()
+    pause((dry_run or count == 0) and 1 or OF_DELETION)
   end
+  local looks = counted_looks(self)
   repeat
     local count, message, code = self:missing()
     if not count then
       return nil, message, code
     end
-    pause()
+    pause(looks())
   until self.looked_for == FIRST_ID
   result.verified = self.verified
   result.staging = dry_run and 0 or self:staging()

@@ -21,7 +21,7 @@ describe("workflow.gc", function()
   local function run(options)
     options = options or {}
     return gc.run { store = world.store, config = world.config, grace = 600, dry_run = options.dry_run, force = options.force,
-      on_read = options.on_read,
+      on_read = options.on_read, pause = options.pause,
       ask = function(sql, params) return world.conn:query(sql, params) end }
   end
 
@@ -48,6 +48,21 @@ describe("workflow.gc", function()
     local result = assert(run())
     assert.same({ 0, 0 }, { #result.orphans, #result.missing })
     assert.equal(4, #world:keys())
+  end)
+
+  it("counts the requests that it makes, so that its pace is that of the store", function()
+    local function counted(dry_run)
+      local total = 0
+      assert(run { dry_run = dry_run, pause = function(requests)
+        total = total + requests
+      end })
+      return total
+    end
+    local pages = counted() - 4 -- four files are looked for
+    assert.is_true(pages >= 2 and pages <= 6, tostring(pages))
+    disorder()
+    assert.equal(pages + 4, counted(true))
+    assert.is_true(counted() >= 200)
   end)
 
   it("tells what it would do, and does it when told to", function()
