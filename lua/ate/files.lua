@@ -5,6 +5,7 @@ local errno = require "posix.errno"
 local fcntl = require "posix.fcntl"
 local stat = require "posix.sys.stat"
 local stdio = require "posix.stdio"
+local stdlib = require "posix.stdlib"
 local unistd = require "posix.unistd"
 
 local M = {}
@@ -166,6 +167,24 @@ function M.grow(path, write)
   unistd.unlink(path)
   if not sound then error(ok, 0) end
   return nil, reason, code
+end
+
+--- May `write` put a file there? It would replace also what is none: a device, a pipe, or a link to one.
+-- @tparam string path
+-- @treturn[1] boolean true
+-- @return[2] nil
+-- @treturn[2] string reason
+-- @treturn[2] string code; "irregular" where something else than a regular file is
+function M.replaceable(path)
+  local folder, message, number = stat.stat(M.parent(path) .. "/.")
+  if not folder then return failure(folder, message, number) end
+  local info = stat.stat(path)
+  if info and stat.S_ISDIR(info.st_mode) ~= 0 then return failure(nil, nil, errno.EISDIR) end
+  local own = stat.lstat(path)
+  local place = own and stat.S_ISLNK(own.st_mode) ~= 0 and (stdlib.realpath(M.parent(path)) or "") .. "/" or ""
+  local system = place:find "^/dev/" or place:find "^/proc/" -- /dev/stdout, which may lead to a regular file
+  if system or (info and stat.S_ISREG(info.st_mode) == 0) then return nil, "not a regular file", "irregular" end
+  return true
 end
 
 --- Gives a finished file its final name, as `write` does. When that fails the file is removed.

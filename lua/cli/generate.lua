@@ -127,7 +127,25 @@ local function copy_out(store, key, path)
   return true
 end
 
+-- Before a job is made for nothing.
+local function check_out(path)
+  if not path then
+    return true
+  elseif path == "" then
+    return nil, "generate: --out: the file's name is empty", "usage"
+  end
+  local ok, reason, code = files.replaceable(path)
+  if not ok then
+    return nil, ("generate: --out %s: %s"):format(path, reason), code
+  end
+  return true
+end
+
 function M.run(args)
+  local possible, why, reason = check_out(args.out)
+  if not possible then
+    return nil, why, reason
+  end
   return session.with(function(s)
     local conn, timing = s.database, {}
     local w = worker.new { conn = conn, store = s.store, ring = s.new_ring, config = s.config,

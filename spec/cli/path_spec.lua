@@ -3,6 +3,8 @@ local database = require "spec.support.postgres"
 local json = require "atelier.json"
 local postgres = require "postgres"
 local program = require "spec.support.program"
+local stat = require "posix.sys.stat"
+local unistd = require "posix.unistd"
 
 local DEVICES = { "DEMO-STARTER-001", "DEMO-PRO-001", "DEMO-MAX-001" }
 
@@ -201,6 +203,19 @@ describe("atelier", function()
     local code, answer = ask { "generate", "--device", "DEMO-PRO-001", "--out", "/nonexistent/x.ate" }
     assert.equal(1, code)
     assert.matches("/nonexistent/x.ate", answer.message, 1, true)
+  end)
+
+  -- Not /dev/null or /dev/stdout themselves: where this fails they would be gone.
+  it("refuses to put a file in the place of what is none", function()
+    local device, link = out .. "/device", out .. "/link"
+    assert(stat.mkfifo(device, 384))
+    assert(unistd.link(device, link, true))
+    for path, expected in pairs { [device] = "irregular", [link] = "irregular", [out] = "EISDIR", [""] = "usage" } do
+      local code, answer = ask { "generate", "--device", "DEMO-PRO-001", "--out", path }
+      assert.same({ expected == "usage" and 2 or 1, expected }, { code, answer.code })
+    end
+    assert.is_true(stat.S_ISFIFO(stat.lstat(device).st_mode) ~= 0)
+    assert.is_true(stat.S_ISLNK(stat.lstat(link).st_mode) ~= 0)
   end)
 
   it("works the queue and lists it", function()
