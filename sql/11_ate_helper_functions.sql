@@ -20,6 +20,11 @@
 -- an argument is written with the function's name before it. Each statement of a VOLATILE function sees what was
 -- committed before it began: several rules below rest on that (READ COMMITTED).
 --
+-- Nobody waits long for a lock with another one in his hands: whoever wants several, of rows that a purchase, the end
+-- of a device or a colleague may hold, does so in a subtransaction under a lock_timeout of 100 ms, lets go of all of
+-- them when that is over, well before Postgres looks for deadlocks (deadlock_timeout, a second), and begins again. So
+-- no order of a vendor's statements makes his transaction the one that a deadlock ends.
+--
 -- Channels: ate_queue wakes workers; ate_jobs tells live views {"state": …, "ids": […]}, and they read the rows
 -- themselves.
 
@@ -310,6 +315,43 @@ begin
     select j.queue_id from public.ate_enqueue_jobs($1, $2, $3, $4) j);
 end $$;
 
+-- The same for what is no purchase. patient: until all have their place in the line; else those that somebody holds do
+-- without. Of several calls in one transaction none may be patient.
+create or replace function public.ate_enqueue_behind(device_ids uuid[], template_id uuid, priority integer, reason text,
+                                                     patient boolean) returns uuid[]
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
+declare
+  moment timestamptz;
+  device uuid;
+  queued uuid[] := '{}';
+  tries integer := 0;
+begin
+  loop
+    begin
+      return public.ate_enqueue($1, array[$2], $3, $4);
+    exception
+      when lock_not_available or deadlock_detected then
+        exit when not $5;
+      when foreign_key_violation then
+        tries := tries + 1;
+        if tries = 10 then
+          raise;
+        end if; -- a device that was deleted just now: the next look does not see it
+    end;
+  end loop;
+  perform set_config('lock_timeout', '5ms', true);
+  moment := clock_timestamp();
+  foreach device in array $1 loop
+    exit when clock_timestamp() > moment + interval '0.3 seconds';
+    begin
+      queued := queued || public.ate_enqueue(array[device], array[$2], $3, $4);
+    exception when lock_not_available or deadlock_detected or foreign_key_violation then
+      null;
+    end;
+  end loop;
+  return queued;
+end $$;
+
 create or replace function public.ate_wake_workers() returns trigger
 language plpgsql set search_path = '' as $$
 begin
@@ -322,10 +364,10 @@ create or replace trigger ate_wake_workers after insert
 
 create or replace function public.ate_request(device_hash text, template_name text, priority integer)
 returns table (queue_id uuid, created boolean)
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
 #variable_conflict use_column
 declare
-  device constant uuid := public.ate_find_device(ate_request.device_hash);
+  device uuid := public.ate_find_device(ate_request.device_hash);
   template uuid;
   refusal text;
 begin
@@ -333,26 +375,36 @@ begin
     raise exception using errcode = 'AT004', detail = 'bad_priority', hint = 'Use 1 (first) to 10 (last).',
       message = format('queue_ate_generation: priority %s: must be within 1 to 10', ate_request.priority);
   end if;
-  if device is null then
-    raise exception using errcode = 'AT001', detail = 'unknown_device',
-      hint = 'Check the device hash; a device must be registered, and yours.',
-      message = 'queue_ate_generation: unknown device';
-  end if;
-  select t.id into template from public.ate_templates t
-  where t.name = ate_request.template_name and t.is_active;
-  if template is null then
-    raise exception using errcode = 'AT003', detail = 'unknown_template',
-      hint = 'Publish the template, or name another one.',
-      message = format('queue_ate_generation: template %s: unknown or inactive',
-                       coalesce(ate_request.template_name, 'NULL'));
-  end if;
-  select e.reason into refusal from public.ate_entitlement(array[device]) e where not e.entitled;
-  if found then
-    raise exception using errcode = 'AT002', detail = refusal, hint = public.ate_reason_hint(refusal),
-      message = format('queue_ate_generation: device %s: not entitled (%s)', ate_request.device_hash, refusal);
-  end if;
-  return query select j.queue_id, j.created
-    from public.ate_enqueue_jobs(array[device], array[template], ate_request.priority, 'request') j;
+  loop
+    if device is null then
+      raise exception using errcode = 'AT001', detail = 'unknown_device',
+        hint = 'Check the device hash; a device must be registered, and yours.',
+        message = 'queue_ate_generation: unknown device';
+    end if;
+    select t.id into template from public.ate_templates t
+    where t.name = ate_request.template_name and t.is_active;
+    if template is null then
+      raise exception using errcode = 'AT003', detail = 'unknown_template',
+        hint = 'Publish the template, or name another one.',
+        message = format('queue_ate_generation: template %s: unknown or inactive',
+                         coalesce(ate_request.template_name, 'NULL'));
+    end if;
+    select e.reason into refusal from public.ate_entitlement(array[device]) e where not e.entitled;
+    if found then
+      raise exception using errcode = 'AT002', detail = refusal, hint = public.ate_reason_hint(refusal),
+        message = format('queue_ate_generation: device %s: not entitled (%s)', ate_request.device_hash, refusal);
+    end if;
+    begin
+      return query select j.queue_id, j.created
+        from public.ate_enqueue_jobs(array[device], array[template], ate_request.priority, 'request') j;
+      return;
+    exception
+      when lock_not_available or deadlock_detected then
+        null;
+      when foreign_key_violation then
+        device := public.ate_find_device(ate_request.device_hash); -- deleted just now
+    end;
+  end loop;
 end $$;
 
 create or replace function public.queue_ate_generation(device_hash text, template_name text default 'smartgram',
@@ -385,7 +437,7 @@ create or replace function public.log_download(ate_file_id uuid, download_ip ine
   bytes_downloaded bigint,
                                                status text default 'completed', reached_end boolean default true)
 returns uuid
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
 #variable_conflict use_column
 declare
   device uuid;
@@ -399,24 +451,30 @@ begin
       hint = 'Count the bytes that were really sent.',
       message = 'log_download: bytes_downloaded: must be a number from 0 up';
   end if;
-  -- Part of a file may be fetched many times; only a response that ends with its last byte is a download.
-  update public.ate_files f set
-    download_count = f.download_count
-      + case when log_download.status = 'completed' and log_download.reached_end then 1 else 0 end,
-    last_downloaded_at = clock_timestamp()
-  where f.id = log_download.ate_file_id
-  returning f.device_id into device;
-  if not found then
-    raise exception using errcode = 'AT006', detail = 'unknown', hint = 'The file may have gone with its device.',
-      message = format('log_download: file %s: unknown', coalesce(log_download.ate_file_id::text, 'NULL'));
-  end if;
-  insert into public.download_history (ate_file_id, device_id, user_id, download_ip, user_agent, status,
-    bytes_downloaded, reached_end)
-  values (log_download.ate_file_id, device, (select d.user_id from public.devices d where d.id = device),
-          log_download.download_ip, log_download.user_agent, log_download.status, log_download.bytes_downloaded,
-          coalesce(log_download.reached_end, false))
-  returning id into entry;
-  return entry;
+  loop
+    begin
+      -- Part of a file may be fetched many times; only a response that ends with its last byte is a download.
+      update public.ate_files f set
+        download_count = f.download_count
+          + case when log_download.status = 'completed' and log_download.reached_end then 1 else 0 end,
+        last_downloaded_at = clock_timestamp()
+      where f.id = log_download.ate_file_id
+      returning f.device_id into device;
+      if not found then
+        raise exception using errcode = 'AT006', detail = 'unknown', hint = 'The file may have gone with its device.',
+          message = format('log_download: file %s: unknown', coalesce(log_download.ate_file_id::text, 'NULL'));
+      end if;
+      insert into public.download_history (ate_file_id, device_id, user_id, download_ip, user_agent, status,
+        bytes_downloaded, reached_end)
+      values (log_download.ate_file_id, device, (select d.user_id from public.devices d where d.id = device),
+              log_download.download_ip, log_download.user_agent, log_download.status, log_download.bytes_downloaded,
+              coalesce(log_download.reached_end, false))
+      returning id into entry;
+      return entry;
+    exception when lock_not_available or deadlock_detected then
+      null; -- as while the device is being deleted: whose its row is wants the file's, too
+    end;
+  end loop;
 end $$;
 
 -- Purchases ---------------------------------------------------------------------------------------------------------
@@ -505,18 +563,15 @@ create or replace trigger ate_license_updated after update on public.licenses
 -- Jobs that go back -------------------------------------------------------------------------------------------------
 
 -- Ends a run without a file. cost 1: the run counts against max_retries; 0: it does not. delay NULL: exponential
--- backoff with full jitter, 0.1 s at least: what may pass has not passed at once. The rows are locked by the caller. A
--- row that may not go back, because a newer one is queued, becomes cancelled. Gives the rows' new status.
---
--- A purchase that is not committed may have queued some of these devices anew, in any order: each side then has a place
--- in the line that the other one wants. The purchase must never be the one that a deadlock ends, so this one lets go of
--- all it has, well before Postgres looks for deadlocks (deadlock_timeout, a second), and begins again. hurried: does
--- without the rows that an open transaction is in the way of, which the result lacks then.
-drop function if exists public.ate_put_back(uuid[], integer, boolean, interval, text, text);
+-- backoff with full jitter, 0.1 s at least: what may pass has not passed at once. The rows are locked by the caller, in
+-- the subtransaction that this is called in: a purchase that is not committed may have queued some of these devices
+-- anew, and has then the places in the line that they want back. A row that may not go back, because a newer one is
+-- queued, becomes cancelled. Gives the rows' new status.
+drop function if exists public.ate_put_back(uuid[], integer, boolean, interval, text, text, boolean);
 create or replace function public.ate_put_back(queue_ids uuid[], cost integer, permanent boolean, delay interval,
-                                               code text, message text, hurried boolean default false)
+                                               code text, message text)
 returns table (queue_id uuid, status text)
-language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
+language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   moment constant timestamptz := clock_timestamp();
@@ -551,17 +606,9 @@ begin
       )
       select array_agg(m) into after from moved m;
       exit;
-    exception
-      when unique_violation then
-        -- A newer request got in between: look again, now it is seen.
-        null;
-      when lock_not_available or deadlock_detected then
-        if ate_put_back.hurried then
-          return query select p.queue_id, p.status from unnest(ate_put_back.queue_ids) x (id)
-            cross join lateral public.ate_put_back(array[x.id], cost, permanent, delay, code, message, true) p
-          where cardinality(ate_put_back.queue_ids) > 1;
-          return;
-        end if;
+    exception when unique_violation then
+      -- A newer request got in between: look again, now it is seen.
+      null;
     end;
   end loop;
   perform public.ate_notify_jobs(s.status, s.ids)
@@ -570,6 +617,66 @@ begin
     perform pg_notify('ate_queue', '');
   end if;
   return query select a.id, a.status::text from unnest(after) a;
+end $$;
+
+-- Of the next one, in its subtransaction. Not patient: those that nobody else holds. Nor may their devices be on their
+-- way out: a claim that follows in the same transaction refers to these again, and must wait for nobody.
+create or replace function public.ate_take_jobs(queue_ids uuid[], holders text[], over timestamptz, patient boolean,
+                                                cost integer, delay interval, code text, message text) returns integer
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  ids uuid[];
+begin
+  if ate_take_jobs.patient then
+    ids := array(
+      select q.id from public.file_generation_queue q
+      where q.id = any (ate_take_jobs.queue_ids) and q.lease_until is not null
+        and (holders is null or q.worker_id = any (holders)) and (over is null or q.lease_until < over)
+      order by q.id for update);
+  else
+    ids := array(
+      select q.id from public.file_generation_queue q join public.devices d on d.id = q.device_id
+      where q.id = any (ate_take_jobs.queue_ids) and q.lease_until is not null
+        and (holders is null or q.worker_id = any (holders)) and (over is null or q.lease_until < over)
+      order by q.id for update of q skip locked for key share of d skip locked);
+  end if;
+  return (select count(*) from public.ate_put_back(ids, cost, false, delay, code, message));
+end $$;
+
+-- Those of these jobs that a holder has (any, when NULL) or whose lease was over at a time (whenever, when NULL) go
+-- back. patient: others are waited for, a while; what is still in somebody's hands then is left as it is, and one
+-- forgotten transaction keeps nobody else's jobs. Gives the number of those that went.
+create or replace function public.ate_take_back(queue_ids uuid[], holders text[], over timestamptz, patient boolean,
+                                                cost integer, delay interval, code text, message text) returns integer
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
+#variable_conflict use_column
+declare
+  moment timestamptz := clock_timestamp();
+  job uuid;
+  taken integer := 0;
+begin
+  if cardinality(ate_take_back.queue_ids) = 0 then
+    return 0;
+  end if;
+  loop
+    begin
+      return public.ate_take_jobs(ate_take_back.queue_ids, holders, over, patient, cost, delay, code, message);
+    exception when lock_not_available or deadlock_detected then
+      exit when not ate_take_back.patient or clock_timestamp() >= moment + interval '5 seconds';
+    end;
+  end loop;
+  moment := clock_timestamp();
+  perform set_config('lock_timeout', '5ms', true);
+  foreach job in array ate_take_back.queue_ids loop
+    exit when clock_timestamp() > moment + interval '0.3 seconds';
+    begin
+      taken := taken + public.ate_take_jobs(array[job], holders, over, patient, cost, delay, code, message);
+    exception when lock_not_available or deadlock_detected then
+      null;
+    end;
+  end loop;
+  return taken;
 end $$;
 
 -- Workers -----------------------------------------------------------------------------------------------------------
@@ -604,15 +711,13 @@ begin
   lost := array(select w.worker_id from public.ate_workers w
                 where w.gone_at > moment - interval '10 seconds' and w.gone_reason = 'lost');
   if cardinality(lost) > 0 then
-    rescued := (select count(*) from public.ate_put_back(
-      array(select q.id from public.file_generation_queue q
-            where q.lease_until is not null and q.worker_id = any (lost) order by q.id for update skip locked),
-      1, false, interval '0', 'worker_lost', 'the worker ended without a word', true));
+    rescued := public.ate_take_back(array(
+      select q.id from public.file_generation_queue q where q.lease_until is not null and q.worker_id = any (lost)),
+      lost, null, false, 1, interval '0', 'worker_lost', 'the worker ended without a word');
   end if;
-  return rescued + (select count(*) from public.ate_put_back(
-    array(select q.id from public.file_generation_queue q
-          where q.lease_until < moment order by q.id for update skip locked),
-    1, false, interval '0', 'lease_over', 'the lease ran out', true));
+  return rescued + public.ate_take_back(array(
+    select q.id from public.file_generation_queue q where q.lease_until < moment),
+    null, moment, false, 1, interval '0', 'lease_over', 'the lease ran out');
 end $$;
 
 -- Four times a second at most, and with the first claim of a session: signs of life, then the rescue of others. The
@@ -785,11 +890,12 @@ begin
   end if;
 end $$;
 
--- Many jobs in one statement: what is wrong with one spoils no other. Each member is {queue_id, file_path, file_size,
+-- Of complete_ate_batch, whose subtransaction it is called in. Many jobs in one statement: what is wrong with one
+-- spoils no other. Each member is {queue_id, file_path, file_size,
 -- checksum, encryption_key_hash, attempt?, generated_variables?, verdict?, usage?}; the artifact's particulars come
 -- from generated_variables. An error is "word: text" with one of the words malformed, duplicate, unknown, stale,
 -- not_processing.
-create or replace function public.complete_ate_generations(jobs jsonb)
+create or replace function public.ate_complete_jobs(jobs jsonb)
 returns table (queue_id uuid, ate_file_id uuid, error text)
 language plpgsql security definer rows 50
 set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
@@ -933,6 +1039,54 @@ begin
   perform public.ate_notify_jobs('completed', done);
 end $$;
 
+-- Completes jobs: all, as soon as that is possible. hurried: for a worker that has more to do than to wait. Who stands
+-- in the way of one job, as a purchase that somebody forgot to commit, keeps no other: such a one has the error
+-- "busy: text", is as it was, and may be offered again. A table that is locked is in everybody's way, and waited for.
+create or replace function public.complete_ate_batch(jobs jsonb, hurried boolean default false)
+returns table (queue_id uuid, ate_file_id uuid, error text)
+language plpgsql security definer rows 50 set search_path = '' set lock_timeout = '100ms' as $$
+#variable_conflict use_column
+declare
+  moment timestamptz;
+  member jsonb;
+begin
+  loop
+    begin
+      return query select * from public.ate_complete_jobs($1);
+      return;
+    exception when lock_not_available or deadlock_detected then
+      null;
+    end;
+    continue when hurried is not true;
+    begin
+      lock table public.file_generation_queue, public.ate_files, public.ate_file_versions
+        in row exclusive mode nowait;
+      exit;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+  moment := clock_timestamp();
+  perform set_config('lock_timeout', '5ms', true);
+  for member in select e from jsonb_array_elements($1) with ordinality x (e, n) order by x.n loop
+    begin
+      if clock_timestamp() > moment + interval '0.3 seconds' then
+        raise lock_not_available; -- or whoever waits for this one may be waited for at the wrong moment
+      end if;
+      return query select * from public.ate_complete_jobs(jsonb_build_array(member));
+    exception when lock_not_available or deadlock_detected then
+      return query select (member ->> 'queue_id')::uuid, null::uuid, 'busy: another transaction stands in the way';
+    end;
+  end loop;
+end $$;
+
+create or replace function public.complete_ate_generations(jobs jsonb)
+returns table (queue_id uuid, ate_file_id uuid, error text)
+language plpgsql security definer rows 50 set search_path = '' as $$
+begin
+  return query select * from public.complete_ate_batch($1);
+end $$;
+
 -- What a batch reports, one job raises.
 create or replace function public.ate_refuse(operation text, queue_id uuid, problem text) returns void
 language plpgsql stable set search_path = '' as $$
@@ -978,43 +1132,49 @@ create or replace function public.fail_ate_generation(queue_id uuid, error_messa
                                                       permanent boolean default false,
                                                         retry_after interval default null)
 returns text
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
 #variable_conflict use_column
 declare
   job record;
   problem text;
 begin
-  select q.status, q.attempt into job from public.file_generation_queue q
-  where q.id = fail_ate_generation.queue_id for update;
-  problem := case
-    when not found then 'unknown: no such job'
-    when fail_ate_generation.attempt <> job.attempt then
-      'stale: attempt ' || fail_ate_generation.attempt || ' is not the current one (' || job.attempt || ')'
-    when job.status <> 'processing' then 'not_processing: the job is ' || job.status
-    when retry_after < interval '0' then 'malformed: retry_after'
-  end;
-  if problem is not null then
-    perform public.ate_refuse('fail_ate_generation', fail_ate_generation.queue_id, problem);
-  end if;
-  return (
-    select p.status from public.ate_put_back(array[fail_ate_generation.queue_id], 1, coalesce(permanent, false),
-      -- A little later than asked: those who were told the same moment should not all come at it.
-      case when retry_after is not null then least(retry_after, interval '1 day') * (1 + random() * 0.1) end,
-      coalesce(substring(fail_ate_generation.error_message from '^([a-z][a-z0-9_]{0,39}):'), 'failed'),
-      coalesce(fail_ate_generation.error_message, 'no reason given')) p);
+  loop
+    begin
+      select q.status, q.attempt into job from public.file_generation_queue q
+      where q.id = fail_ate_generation.queue_id for update;
+      problem := case
+        when not found then 'unknown: no such job'
+        when fail_ate_generation.attempt <> job.attempt then
+          'stale: attempt ' || fail_ate_generation.attempt || ' is not the current one (' || job.attempt || ')'
+        when job.status <> 'processing' then 'not_processing: the job is ' || job.status
+        when retry_after < interval '0' then 'malformed: retry_after'
+      end;
+      if problem is not null then
+        perform public.ate_refuse('fail_ate_generation', fail_ate_generation.queue_id, problem);
+      end if;
+      return (
+        select p.status from public.ate_put_back(array[fail_ate_generation.queue_id], 1, coalesce(permanent, false),
+          -- A little later than asked: those who were told the same moment should not all come at it.
+          case when retry_after is not null then least(retry_after, interval '1 day') * (1 + random() * 0.1) end,
+          coalesce(substring(fail_ate_generation.error_message from '^([a-z][a-z0-9_]{0,39}):'), 'failed'),
+          coalesce(fail_ate_generation.error_message, 'no reason given')) p);
+    exception when lock_not_available or deadlock_detected then
+      null;
+    end;
+  end loop;
 end $$;
 
--- A worker that stops hands its jobs back and costs them nothing.
+-- A worker that stops hands its jobs back and costs them nothing. What others hold is left to its lease, in the end.
 create or replace function public.release_ate_generations(worker_id text) returns integer
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   me constant text := release_ate_generations.worker_id;
   key constant bigint := public.ate_worker_key(me);
-  ids constant uuid[] := array(select q.id from public.file_generation_queue q
-                               where q.lease_until is not null and q.worker_id = me order by q.id for update);
+  released constant integer := public.ate_take_back(array(
+    select q.id from public.file_generation_queue q where q.lease_until is not null and q.worker_id = me),
+    array[me], null, true, 0, interval '0', 'released', 'the worker stopped');
 begin
-  perform public.ate_put_back(ids, 0, false, interval '0', 'released', 'the worker stopped');
   update public.ate_workers w set gone_at = clock_timestamp(), gone_reason = 'released', last_seen = clock_timestamp()
   where w.worker_id = me;
   while exists (select from pg_locks l where l.locktype = 'advisory' and l.objsubid = 1 and l.pid = pg_backend_pid()
@@ -1024,7 +1184,7 @@ begin
   if current_setting('atelier.worker', true) = me then
     perform set_config('atelier.worker', '', false);
   end if;
-  return cardinality(ids);
+  return released;
 end $$;
 
 -- One job, or the jobs of one template, that a store will not have while it takes others: it waits, pays nothing, and
@@ -1032,20 +1192,14 @@ end $$;
 create or replace function public.postpone_ate_generations(worker_id text, queue_ids uuid[], delay interval,
                                                            message text) returns integer
 language plpgsql security definer set search_path = '' as $$
-#variable_conflict use_column
-declare
-  ids constant uuid[] := array(select q.id from public.file_generation_queue q
-                               where q.lease_until is not null and q.id = any (postpone_ate_generations.queue_ids)
-                                 and q.worker_id = postpone_ate_generations.worker_id order by q.id for update);
 begin
   if delay is null or delay not between interval '0' and interval '1 day' then
     raise exception using errcode = 'AT008', detail = 'delay', hint = 'Use up to one day.',
       message = 'postpone_ate_generations: delay: must be within zero and one day';
   end if;
-  perform public.ate_put_back(ids, 0, false, delay,
-    coalesce(substring(postpone_ate_generations.message from '^([a-z][a-z0-9_]{0,39}):'), 'postponed'),
+  return public.ate_take_back(postpone_ate_generations.queue_ids, array[postpone_ate_generations.worker_id], null, true,
+    0, delay, coalesce(substring(postpone_ate_generations.message from '^([a-z][a-z0-9_]{0,39}):'), 'postponed'),
     coalesce(postpone_ate_generations.message, 'no reason given'));
-  return cardinality(ids);
 end $$;
 
 create or replace function public.renew_ate_lease(worker_id text, lease interval default '60 seconds') returns integer
@@ -1058,8 +1212,11 @@ begin
     raise exception using errcode = 'AT008', detail = 'lease', hint = 'Use one second to one day.',
       message = 'renew_ate_lease: lease: must be within one second and one day';
   end if;
+  -- What another transaction holds cannot run elsewhere meanwhile, either.
   update public.file_generation_queue q set lease_until = clock_timestamp() + lease
-  where q.lease_until is not null and q.worker_id = renew_ate_lease.worker_id;
+  where q.id = any (array(
+    select o.id from public.file_generation_queue o
+    where o.lease_until is not null and o.worker_id = renew_ate_lease.worker_id for no key update skip locked));
   get diagnostics renewed = row_count;
   update public.ate_workers w set last_seen = clock_timestamp() where w.worker_id = renew_ate_lease.worker_id;
   return renewed;
@@ -1076,9 +1233,11 @@ begin
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'ate_caller', 'ate_find_device', 'ate_judge', 'ate_file_fault', 'ate_quick', 'ate_standing', 'ate_ranked',
       'ate_entitlement',
-      'ate_notify_jobs', 'ate_enqueue_jobs', 'ate_enqueue', 'ate_request', 'ate_wake_workers',
+      'ate_notify_jobs', 'ate_enqueue_jobs', 'ate_enqueue', 'ate_enqueue_behind', 'ate_request', 'ate_wake_workers',
       'ate_reason_hint', 'ate_purchased', 'ate_on_subscriptions', 'ate_on_devices', 'ate_on_licenses', 'ate_put_back',
-      'ate_worker_key', 'ate_worker_tick', 'ate_refuse', 'rescue_ate_generations', 'get_device_plan_info',
+      'ate_take_jobs', 'ate_take_back', 'ate_complete_jobs', 'complete_ate_batch', 'ate_worker_key',
+      'ate_worker_tick', 'ate_refuse',
+      'rescue_ate_generations', 'get_device_plan_info',
       'get_download_info', 'queue_ate_generation', 'log_download', 'claim_ate_generations', 'complete_ate_generations',
       'complete_ate_generation', 'fail_ate_generation', 'release_ate_generations',
       'postpone_ate_generations', 'renew_ate_lease')
@@ -1086,10 +1245,10 @@ begin
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
     if f.name in ('get_device_plan_info', 'get_download_info', 'queue_ate_generation') then
       execute format('grant execute on function %s to authenticated, service_role', f.signature);
-    elsif f.name in ('ate_entitlement', 'rescue_ate_generations', 'log_download')
+    elsif f.name in ('ate_entitlement', 'rescue_ate_generations', 'log_download', 'complete_ate_batch')
       or f.name ~ '_ate_(generations?|lease)$' then
       execute format('grant execute on function %s to service_role', f.signature);
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '2 539b1822f5222d4bc4799bfe2f785d7e956a682143176f55cc46220d65cb789d');
+select public.record_ate_migration('11_ate_helper_functions.sql', '8 011c137f263957624793d7e33c9b59c7cbe39e04f3b73dc924a757fd533412c3');

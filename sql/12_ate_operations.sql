@@ -43,7 +43,8 @@ begin
   insert into public.ate_templates (name, version, template_path, is_active)
   values (publish_ate_template.name, publish_ate_template.version, publish_ate_template.template_path, false)
   on conflict (name) do nothing;
-  select t.id into template from public.ate_templates t where t.name = publish_ate_template.name for update;
+  select t.id into template from public.ate_templates t where t.name = publish_ate_template.name
+  for no key update; -- a purchase refers to this row
 
   select v.content_sha256 into known from public.ate_template_versions v
   where v.template_id = template and v.version = publish_ate_template.version;
@@ -70,10 +71,10 @@ begin
   where t.id = template and v.template_id = template and v.version = publish_ate_template.version;
 
   if requeue then
-    perform public.ate_enqueue(array(
+    perform public.ate_enqueue_behind(array(
       select e.device_id from public.ate_entitlement(array(
         select d.id from public.devices d where d.status in ('active', 'trial'))) e
-      where e.entitled), array[template], 8, 'template');
+      where e.entitled), template, 8, 'template', true);
   end if;
   return template;
 end $$;
@@ -107,70 +108,81 @@ end $$;
 -- Runs a failed or cancelled job again, with all its retries, also from the history. Gives the id of the job that
 -- will run: another one where a newer is queued already.
 create or replace function public.retry_ate_generation(queue_id uuid) returns uuid
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
 #variable_conflict use_column
 declare
   job record;
   waiting uuid;
 begin
-  select q.status, q.device_id, q.template_id, q.priority, q.generation_params, q.max_retries into job
-  from public.file_generation_queue q where q.id = retry_ate_generation.queue_id for update;
-  if not found then
-    select h.status, h.device_id, h.template_id, h.priority, h.generation_params, h.max_retries into job
-    from public.file_generation_history h where h.id = retry_ate_generation.queue_id;
-    if not found then
-      perform public.ate_refuse('retry_ate_generation', retry_ate_generation.queue_id, 'unknown: no such job');
-    end if;
-  end if;
-  if job.status = 'queued' then
-    update public.file_generation_queue q set run_after = least(q.run_after, clock_timestamp()), retry_count = 0
-    where q.id = retry_ate_generation.queue_id;
-    perform pg_notify('ate_queue', '');
-    return retry_ate_generation.queue_id;
-  elsif job.status not in ('failed', 'cancelled') then
-    raise exception using errcode = 'AT007', detail = job.status, hint = 'Queue a new one instead.',
-      message = format('retry_ate_generation: job %s: is %s', retry_ate_generation.queue_id, job.status);
-  end if;
-  begin
-    update public.file_generation_queue q set
-      status = 'queued', retry_count = 0, run_after = clock_timestamp(), finished_at = null, reason = 'retry',
-      created_at = clock_timestamp(), updated_at = clock_timestamp()
-    where q.id = retry_ate_generation.queue_id
-    returning q.id into waiting;
-  exception when unique_violation then
-    waiting := null;
-  end;
-  if waiting is null then
-    -- A newer one is queued, which keeps its own parameters, or the row is history.
-    insert into public.file_generation_queue as q (device_id, template_id, priority, reason, generation_params,
-      max_retries)
-    values (job.device_id, job.template_id, job.priority, 'retry', job.generation_params, job.max_retries)
-    on conflict (device_id, template_id) where status = 'queued' do update set
-      priority = least(q.priority, excluded.priority), run_after = least(q.run_after, excluded.run_after),
-        retry_count = 0,
-      updated_at = clock_timestamp()
-    returning q.id into waiting;
-  end if;
-  perform pg_notify('ate_queue', '');
-  perform public.ate_notify_jobs('queued', array[waiting]);
-  return waiting;
+  loop
+    begin
+      select q.status, q.device_id, q.template_id, q.priority, q.generation_params, q.max_retries into job
+      from public.file_generation_queue q where q.id = retry_ate_generation.queue_id for update;
+      if not found then
+        select h.status, h.device_id, h.template_id, h.priority, h.generation_params, h.max_retries into job
+        from public.file_generation_history h where h.id = retry_ate_generation.queue_id;
+        if not found then
+          perform public.ate_refuse('retry_ate_generation', retry_ate_generation.queue_id, 'unknown: no such job');
+        end if;
+      end if;
+      if job.status = 'queued' then
+        update public.file_generation_queue q set run_after = least(q.run_after, clock_timestamp()), retry_count = 0
+        where q.id = retry_ate_generation.queue_id;
+        perform pg_notify('ate_queue', '');
+        return retry_ate_generation.queue_id;
+      elsif job.status not in ('failed', 'cancelled') then
+        raise exception using errcode = 'AT007', detail = job.status, hint = 'Queue a new one instead.',
+          message = format('retry_ate_generation: job %s: is %s', retry_ate_generation.queue_id, job.status);
+      end if;
+      begin
+        update public.file_generation_queue q set
+          status = 'queued', retry_count = 0, run_after = clock_timestamp(), finished_at = null, reason = 'retry',
+          created_at = clock_timestamp(), updated_at = clock_timestamp()
+        where q.id = retry_ate_generation.queue_id
+        returning q.id into waiting;
+      exception when unique_violation then
+        waiting := null;
+      end;
+      if waiting is null then
+        -- A newer one is queued, which keeps its own parameters, or the row is history.
+        insert into public.file_generation_queue as q (device_id, template_id, priority, reason, generation_params,
+          max_retries)
+        values (job.device_id, job.template_id, job.priority, 'retry', job.generation_params, job.max_retries)
+        on conflict (device_id, template_id) where status = 'queued' do update set
+          priority = least(q.priority, excluded.priority), run_after = least(q.run_after, excluded.run_after),
+            retry_count = 0,
+          updated_at = clock_timestamp()
+        returning q.id into waiting;
+      end if;
+      perform pg_notify('ate_queue', '');
+      perform public.ate_notify_jobs('queued', array[waiting]);
+      return waiting;
+    exception when lock_not_available or deadlock_detected then
+      null;
+    end;
+  end loop;
 end $$;
 
 -- What running jobs are doing, for live views: members {queue_id, attempt, stage?, verdict?, usage?}. Members that
--- are no longer running are passed over; gives the number of the others.
+-- are no longer running, or in somebody else's hands, are passed over; gives the number of the others.
 create or replace function public.report_ate_generations(jobs jsonb) returns integer
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   ids uuid[];
+  free constant uuid[] := array(
+    select q.id from public.file_generation_queue q
+    where q.id = any (array(select (e ->> 'queue_id')::uuid from jsonb_array_elements(report_ate_generations.jobs) e))
+      and q.lease_until is not null
+    for no key update skip locked);
 begin
   with reported as (
     update public.file_generation_queue q set
       stage = coalesce(r.stage, q.stage), verdict = coalesce(r.verdict, q.verdict), usage = coalesce(r.usage, q.usage),
       updated_at = clock_timestamp()
-    from (select * from jsonb_to_recordset(report_ate_generations.jobs)
+    from (select x.* from jsonb_to_recordset(report_ate_generations.jobs)
             as x (queue_id uuid, attempt integer, stage text, verdict text, usage jsonb)
-          order by x.queue_id) r
+          where x.queue_id = any (free)) r
     where q.id = r.queue_id and q.lease_until is not null and q.attempt = r.attempt
     returning q.id
   )
@@ -229,7 +241,7 @@ begin
           where e.entitled), array[template], requeue_ate_files.priority, 'rotation')), 0);
       end loop;
       return queued;
-    exception when lock_not_available or deadlock_detected then
+    exception when lock_not_available or deadlock_detected or foreign_key_violation then
       queued := 0;
     end;
   end loop;
@@ -257,13 +269,20 @@ create or replace function public.trim_ate_queue(batch integer default 1000, old
 language plpgsql security definer set search_path = '' as $$
 declare
   moved integer;
+  ids uuid[];
+  devices uuid[];
+  free uuid[];
 begin
+  select array_agg(o.id), array_agg(o.device_id) into ids, devices from (
+    select o.id, o.device_id from public.file_generation_queue o
+    where o.finished_at < clock_timestamp() - older and o.status in ('completed', 'failed', 'cancelled')
+    order by o.finished_at limit batch for update skip locked) o;
+  -- The history refers to them: a device that is being changed stays for the next time.
+  free := array(select d.id from public.devices d where d.id = any (devices) for key share skip locked);
   with gone as (
     delete from public.file_generation_queue q
     where q.id in (
-      select o.id from public.file_generation_queue o
-      where o.finished_at < clock_timestamp() - older and o.status in ('completed', 'failed', 'cancelled')
-      order by o.finished_at limit batch for update skip locked)
+      select x.id from unnest(ids, devices) x (id, device_id) where x.device_id = any (free))
     returning q.*
   )
   insert into public.file_generation_history (id, device_id, template_id, priority, status, reason, generation_params,
@@ -313,8 +332,10 @@ language plpgsql security definer set search_path = '' as $$
 declare
   marked integer;
 begin
+  -- One that goes with its device right now is listed again if it does not.
   update public.ate_file_versions v set purged_at = clock_timestamp()
-  where v.id = any (version_ids) and v.purged_at is null;
+  where v.id = any (array(select o.id from public.ate_file_versions o
+                          where o.id = any (version_ids) and o.purged_at is null for update skip locked));
   get diagnostics marked = row_count;
   return marked;
 end $$;
@@ -340,4 +361,4 @@ begin
   end loop;
   grant execute on function public.ate_queue_position(uuid) to authenticated;
 end $$;
-select public.record_ate_migration('12_ate_operations.sql', '2 3b19fb0c94a387556ee84fb00027c219f42df9cd9c34a94bf4899bf58387432e');
+select public.record_ate_migration('12_ate_operations.sql', '3 264efac5f0fc60b2e421c485ea62aa1034c04d224086388d644d9efa4fabed2c');

@@ -28,6 +28,8 @@
 --   ate_log_downloads(entries)                  writes down responses, {id, file, person, ip, agent, status, bytes,
 --                                               reached_end, age in seconds} each; an id that is there is passed over;
 --                                               how many were added
+--   ate_offer_downloads(entries)                the same without waiting for anybody; the ids of those that are to be
+--                                               offered again, since another transaction is in the way
 --   ate_queue_summary()                         a row per state and priority: jobs, how many may run now, age of the
 --                                               oldest in seconds; of completed ones the last hour's (priority NULL)
 --   ate_series(minutes)                         a row per minute, oldest first: completed, failed, p50 and p95 in ms of
@@ -311,11 +313,11 @@ begin
   where q.id = any (ate_job_owners.ids) and d.user_id is not null;
 end $$;
 
--- Every download of a batch, in one call. The files are locked first, in the order of their ids: so does who replaces
--- files. Rows of files that are gone with their device have nowhere to go; rows that are there are counted already.
--- Each step is a walk from a few rows to as many: what a planner thinks of a list whose length it cannot know would
--- lead over all files.
-create or replace function public.ate_log_downloads(entries jsonb) returns integer
+-- Of the two below, whose subtransaction it is called in: every download of a batch, in one call. The files are locked
+-- first, in the order of their ids: so does who replaces files. Rows of files that are gone with their device have
+-- nowhere to go; rows that are there are counted already. Each step is a walk from a few rows to as many: what a
+-- planner thinks of a list whose length it cannot know would lead over all files.
+create or replace function public.ate_note_downloads(entries jsonb) returns integer
 language plpgsql security definer set search_path = '' set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set enable_bitmapscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
@@ -323,7 +325,7 @@ declare
   moment constant timestamptz := clock_timestamp();
   files constant uuid[] := array(
     select f.id from public.ate_files f
-    where f.id = any (array(select (e ->> 'file')::uuid from jsonb_array_elements(ate_log_downloads.entries) e))
+    where f.id = any (array(select (e ->> 'file')::uuid from jsonb_array_elements(ate_note_downloads.entries) e))
     order by f.id for no key update);
   added integer;
 begin
@@ -333,7 +335,7 @@ begin
     select g.id, f.id, f.device_id,
       coalesce(g.person, (select d.user_id from public.devices d where d.id = f.device_id)), g.ip, g.agent, g.status,
       g.bytes, g.reached_end, g.reason, moment - g.age * interval '1 second'
-    from jsonb_to_recordset(ate_log_downloads.entries) as g (id uuid, file uuid, person uuid, ip inet, agent text,
+    from jsonb_to_recordset(ate_note_downloads.entries) as g (id uuid, file uuid, person uuid, ip inet, agent text,
       status text, bytes bigint, reached_end boolean, reason text, age float8)
       join public.ate_files f on f.id = g.file
     where g.file = any (files)
@@ -351,6 +353,47 @@ begin
   )
   select sum(n.rows) into added from noted n;
   return coalesce(added, 0);
+end $$;
+
+-- A file goes when its device has gone, and a download asks for the file first: so this lets go, as 11 has it.
+create or replace function public.ate_log_downloads(entries jsonb) returns integer
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
+begin
+  loop
+    begin
+      return public.ate_note_downloads($1);
+    exception when lock_not_available or deadlock_detected then
+      null;
+    end;
+  end loop;
+end $$;
+
+-- The same for a front, which has others' downloads to write down, too. Gives the ids of the entries that are to be
+-- offered again, since another transaction holds their files.
+create or replace function public.ate_offer_downloads(entries jsonb) returns setof uuid
+language plpgsql security definer rows 1 set search_path = '' set lock_timeout = '100ms' as $$
+declare
+  moment constant timestamptz := clock_timestamp();
+  share jsonb;
+begin
+  begin
+    perform public.ate_note_downloads($1);
+    return;
+  exception when lock_not_available or deadlock_detected then
+    perform set_config('lock_timeout', '5ms', true);
+  end;
+  for share in
+    select jsonb_agg(e) from jsonb_array_elements($1) e group by e ->> 'file' order by e ->> 'file'
+  loop
+    begin
+      if clock_timestamp() > moment + interval '0.4 seconds' then
+        raise lock_not_available; -- or whoever waits for this one may be waited for at the wrong moment
+      end if;
+      perform public.ate_note_downloads(share);
+    exception when lock_not_available or deadlock_detected then
+      return query select (e ->> 'id')::uuid from jsonb_array_elements(share) e;
+    end;
+  end loop;
 end $$;
 
 create or replace function public.ate_queue_summary()
@@ -577,16 +620,17 @@ begin
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'ate_person', 'ate_viewer', 'ate_json_time', 'ate_status', 'ate_status_members', 'ate_download',
       'request_ate_generation',
-      'ate_present_jobs', 'ate_job_owners', 'ate_log_downloads', 'ate_queue_summary', 'ate_measure', 'ate_series',
+      'ate_present_jobs', 'ate_job_owners', 'ate_note_downloads', 'ate_log_downloads', 'ate_offer_downloads',
+      'ate_queue_summary', 'ate_measure', 'ate_series',
       'ate_worker_list', 'ate_job_list', 'trim_ate_downloads')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f.signature);
     if f.name in ('ate_status', 'ate_status_members', 'ate_download', 'request_ate_generation',
                   'ate_present_jobs') then
       execute format('grant execute on function %s to authenticated, service_role', f.signature);
-    elsif f.name not in ('ate_person', 'ate_viewer', 'ate_json_time', 'ate_measure') then
+    elsif f.name not in ('ate_person', 'ate_viewer', 'ate_json_time', 'ate_measure', 'ate_note_downloads') then
       execute format('grant execute on function %s to service_role', f.signature);
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('13_ate_api.sql', '2 ed4b6f0b89a4ff0b2e92741e0a1c0011d23e8d3769137cded0026a19fb48964e');
+select public.record_ate_migration('13_ate_api.sql', '4 78c9ae3db77c6c22e5ddad274172d2263f193c6497cdff694a1f282fb9d3b2bb');

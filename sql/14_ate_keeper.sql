@@ -76,7 +76,8 @@ begin
   order by f.expires_at limit batch;
 end $$;
 
--- Says that the bytes of these files are gone; one that has another object by now is passed over.
+-- Says that the bytes of these files are gone; one that has another object by now, or is in somebody else's hands, is
+-- passed over.
 create or replace function public.mark_ate_files_purged(ate_file_ids uuid[], file_paths text[]) returns integer
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -84,8 +85,10 @@ declare
   marked integer;
 begin
   update public.ate_files f set purged_path = f.file_path
-  from (select * from unnest(ate_file_ids, file_paths) as x (id, path) order by x.id) g
-  where f.id = g.id and f.file_path = g.path;
+  from unnest(ate_file_ids, file_paths) as g (id, path)
+  where f.id = g.id and f.file_path = g.path
+    and f.id = any (array(select o.id from public.ate_files o
+                          where o.id = any (ate_file_ids) for no key update skip locked));
   get diagnostics marked = row_count;
   return marked;
 end $$;
@@ -136,7 +139,8 @@ begin
     reason := lost.refusal;
     queue_id := null;
     if lost.refusal is null then
-      queue_id := (public.ate_enqueue(array[lost.device_id], array[lost.template_id], 5, 'missing'))[1];
+      queue_id := (public.ate_enqueue_behind(array[lost.device_id], lost.template_id, 5, 'missing', false))[1];
+      continue when queue_id is null; -- a purchase that is under way
     else
       perform public.mark_ate_files_purged(array[lost.id], array[lost.path]);
     end if;
@@ -148,12 +152,12 @@ end $$;
 -- that was refused while an older device stood before this one, that ran out although the licence did not, that has
 -- tools the plan has lost, or that is under a former master key (none is meant by NULL). `last` is where to go on;
 -- NULL after the last device. A job of the last hour has had its chance, and a failure that is no refusal is the
--- operator's to redrive: this must not run a bundle that does not work every time
--- it passes. Makes way for purchases, as requeue_ate_files does.
+-- operator's to redrive: this must not run a bundle that does not work every time it passes. What a purchase holds that
+-- is not committed does without.
 create or replace function public.renew_ate_files(after uuid default null, batch integer default 1000,
                                                   master_key_id text default null, pause interval default '1 hour')
 returns table (last uuid, queued integer)
-language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
+language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare
   devices uuid[];
@@ -166,44 +170,37 @@ begin
   devices := array(select d.id from public.devices d
                    where d.id > coalesce(renew_ate_files.after, '00000000-0000-0000-0000-000000000000')
                    order by d.id limit renew_ate_files.batch);
+  queued := 0;
+  for template, lacking in
+    select w.template_id, array_agg(w.device_id) from (
+      select e.device_id, t.id as template_id, f.id is null as is_new, f.master_key_id, f.is_active
+          and f.generation_status = 'success' and (f.expires_at is null or f.expires_at > clock_timestamp())
+          and e.plan_tools @> f.tools as is_good
+      from public.ate_entitlement(devices) e
+        cross join public.ate_templates t
+        left join public.ate_files f on f.device_id = e.device_id and f.template_id = t.id
+      where e.entitled and t.is_active) w
+      left join lateral (
+        select j.status, j.error_code, j.created_at from (
+          select q.status, q.error_code, q.created_at from public.file_generation_queue q
+          where q.device_id = w.device_id and q.template_id = w.template_id
+          union all
+          select h.status, h.error_code, h.created_at from public.file_generation_history h
+          where h.device_id = w.device_id and h.template_id = w.template_id) j
+        order by j.created_at desc limit 1) j on true
+    where case
+        -- What nobody ever asked for is not asked for here.
+        when w.is_new then j.status = 'failed' and j.error_code = any (refused)
+        when w.is_good and w.master_key_id is not distinct from
+          coalesce(renew_ate_files.master_key_id, w.master_key_id) then false
+        when j.status is null then true
+        when j.status = 'failed' then j.error_code = any (refused)
+        when j.status = 'completed' or j.error_code = 'superseded' then j.created_at < clock_timestamp() - pause
+        else false
+      end
+    group by w.template_id order by w.template_id
   loop
-    begin
-      queued := 0;
-      for template, lacking in
-        select w.template_id, array_agg(w.device_id) from (
-          select e.device_id, t.id as template_id, f.id is null as is_new, f.master_key_id, f.is_active
-              and f.generation_status = 'success' and (f.expires_at is null or f.expires_at > clock_timestamp())
-              and e.plan_tools @> f.tools as is_good
-          from public.ate_entitlement(devices) e
-            cross join public.ate_templates t
-            left join public.ate_files f on f.device_id = e.device_id and f.template_id = t.id
-          where e.entitled and t.is_active) w
-          left join lateral (
-            select j.status, j.error_code, j.created_at from (
-              select q.status, q.error_code, q.created_at from public.file_generation_queue q
-              where q.device_id = w.device_id and q.template_id = w.template_id
-              union all
-              select h.status, h.error_code, h.created_at from public.file_generation_history h
-              where h.device_id = w.device_id and h.template_id = w.template_id) j
-            order by j.created_at desc limit 1) j on true
-        where case
-            -- What nobody ever asked for is not asked for here.
-            when w.is_new then j.status = 'failed' and j.error_code = any (refused)
-            when w.is_good and w.master_key_id is not distinct from
-              coalesce(renew_ate_files.master_key_id, w.master_key_id) then false
-            when j.status is null then true
-            when j.status = 'failed' then j.error_code = any (refused)
-            when j.status = 'completed' or j.error_code = 'superseded' then j.created_at < clock_timestamp() - pause
-            else false
-          end
-        group by w.template_id order by w.template_id
-      loop
-        queued := queued + coalesce(cardinality(public.ate_enqueue(lacking, array[template], 5, 'renewal')), 0);
-      end loop;
-      exit;
-    exception when lock_not_available or deadlock_detected then
-      null;
-    end;
+    queued := queued + coalesce(cardinality(public.ate_enqueue_behind(lacking, template, 5, 'renewal', false)), 0);
   end loop;
   last := case when cardinality(devices) >= renew_ate_files.batch then devices[cardinality(devices)] end;
   return next;
@@ -224,4 +221,4 @@ begin
     execute format('grant execute on function %s to service_role', f.signature);
   end loop;
 end $$;
-select public.record_ate_migration('14_ate_keeper.sql', '3 2fa79f2031be36c4126ad75df6feb346fbb170e1c90ffccbbf29ca760469eaff');
+select public.record_ate_migration('14_ate_keeper.sql', '4 c960d62a34446194664ec47a22ac4d718514f3653db49f8ac21c2463ff2ac989');

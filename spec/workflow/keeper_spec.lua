@@ -543,7 +543,7 @@ describe("keepers as processes", function()
     retire(25)
     -- The mark waits for this lock: the bytes are gone by then.
     local held <close> = assert(pg.connect(world.url))
-    assert(held:exec "begin; select from ate_file_versions for update")
+    assert(held:exec "begin; lock table ate_file_versions in exclusive mode")
     local process = start()
     world:await("exists (select from pg_stat_activity where wait_event_type = 'Lock' and query like '%mark_ate_purged%')",
       60)
