@@ -9,6 +9,7 @@ local failure = require "workflow.failure"
 local generate = require "workflow.generate"
 local json = require "atelier.json"
 local log = require "log"
+local offer = require "workflow.offer"
 local prepared = require "workflow.prepared"
 local unistd = require "posix.unistd"
 local utsname = require "posix.sys.utsname"
@@ -17,7 +18,6 @@ local M = {}
 local Ledger = {}
 Ledger.__index = Ledger
 
-local COMPLETE = "select queue_id, ate_file_id, error from complete_ate_generations($1)"
 -- Only what a build needs: the rest costs more to send and decode than the claim itself.
 local CLAIM = [[select queue_id, attempt, device_id, device_hash, template_name, template_version, template_path,
     content_sha256, container, plan_name, plan_tools, license_expires_at, generation, generation_params,
@@ -50,6 +50,7 @@ function M.new(options)
     on_event = options.on_event,
     on_turn = options.on_turn or function() end,
     stored = {},
+    offer = offer.new(options.config.worker_lease),
     counts = { completed = 0, failed = 0, lost = 0 },
     renew_at = 0,
   }, Ledger)
@@ -102,12 +103,12 @@ function Ledger:fail(job, message, code, verdict)
   log.error("job failed", { queue_id = job.queue_id, attempt = job.attempt, device = job.device_hash, code = code,
     permanent = permanent, reason = message })
   local text = failure.text(message, code)
-  local statements = { { FAIL, { job.queue_id, text, job.attempt, permanent } } }
   if verdict then
     local seen = { queue_id = job.queue_id, attempt = job.attempt, verdict = verdict.verdict, usage = verdict.usage }
-    table.insert(statements, 1, { REPORT, { assert(json.encode(json.array { seen })) } })
+    -- Not in one transaction: who waits to fail a job must not hold its row.
+    self:ask { { REPORT, { assert(json.encode(json.array { seen })) } } }
   end
-  local ok, problem, state = self:ask(statements)
+  local ok, problem, state = self:ask { { FAIL, { job.queue_id, text, job.attempt, permanent } } }
   self.counts.failed = self.counts.failed + 1
   self.on_event("failed", job, message, code)
   if not ok and self:is_lost() then
@@ -169,7 +170,7 @@ function Ledger:conclude(items, rows)
     local row = rows[i]
     if row.error == json.null then
       self:finish(item, row.ate_file_id)
-    else
+    elseif not self.offer:is_busy(item, row.error) then
       self:lose(item, row.error)
     end
   end
@@ -177,22 +178,11 @@ end
 
 -- ==== completing and claiming ====
 
-local function members(items)
-  local list = {}
-  for i, item in ipairs(items) do
-    local job, artifact = item.job, item.artifact
-    list[i] = { queue_id = job.queue_id, attempt = job.attempt, file_path = artifact.key, file_size = artifact.size,
-      checksum = artifact.checksum, encryption_key_hash = artifact.encryption_key_hash,
-      generated_variables = artifact.variables, verdict = artifact.verdict or nil, usage = artifact.usage or nil }
-  end
-  return assert(json.encode(json.array(list)))
-end
-
 -- Offers stored files, and runs `claim` in the same transaction.
 function Ledger:complete(items, claim)
   local statements = {}
   if #items > 0 then
-    statements[1] = { COMPLETE, { members(items) }, name = "ate_complete" }
+    statements[1] = self.offer:statement(items)
   end
   statements[#statements + 1] = claim
   if #statements == 0 then
@@ -240,6 +230,9 @@ end
 -- @treturn[2] string code
 function Ledger:exchange(want, only)
   self.on_turn()
+  if self.offer:add_to(self.stored) then
+    self:ask { { RENEW, { self.id, SECONDS:format(self.config.worker_lease) } } }
+  end
   local claim = want > 0 and { CLAIM, { self.id, want, SECONDS:format(self.config.worker_lease), only or json.null },
     name = "ate_claim" } or nil
   local jobs, message, code = self:complete(self.stored, claim)
@@ -266,6 +259,7 @@ function Ledger:resume(conn, former)
   -- Under the name of a try that failed nothing was claimed: the next one has the same jobs to hand back.
   self.former = self.former or former
   self.conn, self.id = conn, identity()
+  self.offer:add_to(self.stored, true)
   local ok, message, code = self:exchange(0)
   if ok then
     ok, message, code = self:release(self.former)
@@ -289,6 +283,7 @@ end
 
 --- Gives up all that is stored.
 function Ledger:abandon()
+  self.offer:add_to(self.stored, true)
   for _, item in ipairs(self.stored) do
     self:drop(item)
   end

@@ -232,7 +232,7 @@ function Worker:attend()
   local ok, message, code = self.idle:begin(conn)
   while ok and not self.stopping do
     ok, message, code = self:work()
-    self.holds = self.holds and (self.stopping or not ok)
+    self.holds = self.holds and (self.stopping or not ok or self.queue.offer.aside[1] ~= nil)
     if ok and not self.stopping then
       self.pauses = 0
       ok, message, code = self.idle:wait(conn)
@@ -260,7 +260,7 @@ end
 -- @treturn[2] string message
 -- @treturn[2] string code
 function Worker:serve()
-  self.progress.is_serving = true
+  self.progress.is_serving, self.queue.offer.waits = true, false
   while not self.stopping do
     local ok, message, code = self:attend()
     if not ok and not self.connect then

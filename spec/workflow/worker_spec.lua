@@ -379,7 +379,7 @@ describe("a worker before a database that refuses", function()
     world:customers(2)
     local conn <close> = assert(pg.connect(world.url))
     local function connect()
-      world:query "alter function complete_ate_generations(jsonb) rename to complete_otherwise"
+      world:query "alter function complete_ate_batch(jsonb, boolean) rename to complete_otherwise"
       local fresh = assert(pg.connect(world.url))
       world.conns[#world.conns + 1] = fresh
       return fresh

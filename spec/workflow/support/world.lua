@@ -332,7 +332,7 @@ end
 
 --- A worker stands before `hold_completions`; the keeper may, too, which says nothing.
 M.HELD = [[exists (select from pg_locks l join pg_stat_activity a using (pid) where not l.granted
-  and l.relation = 'ate_files'::regclass and a.query like '%complete_ate_generations%')]]
+  and l.relation = 'ate_files'::regclass and a.query like '%complete_ate%')]]
 
 function World:close()
   for _, process in ipairs(self.children) do

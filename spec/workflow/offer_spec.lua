@@ -1,0 +1,51 @@
+local pg = require "atelier.pg"
+local signal = require "posix.signal"
+local worlds = require "spec.workflow.support.world"
+
+describe("what another transaction holds", function()
+  local world
+
+  before_each(function()
+    world = worlds.new { config = { worker_batch = 8 } }
+  end)
+
+  after_each(function()
+    world:close()
+  end)
+
+  local DONE <const> = "(select count(*) = %d from file_generation_queue where status = 'completed')"
+
+  local THEIRS <const> = [[(select q.status || ' ' || q.attempt || ' ' || q.retry_count from file_generation_queue q
+    join devices d on d.id = q.device_id where d.device_hash = 'D0001')]]
+
+  it("keeps one job back, and no other", function()
+    world:customers(6)
+    local rival <close> = assert(pg.connect(world.url))
+    assert(rival:exec "begin; select 1 from devices where device_hash = 'D0001' for update")
+    local process = world:start("work")
+    world:await(DONE:format(5))
+    world:customer "LATER"
+    world:await(DONE:format(6)) -- and those that come after it
+    assert.equal("processing 1 0", world:value(THEIRS))
+    assert(rival:exec "rollback")
+    world:await(DONE:format(7))
+    assert.equal("completed 1 0", world:value(THEIRS))
+    process.kill(signal.SIGTERM)
+    assert.equal(0, (process.wait()))
+    assert.same({ {}, {} }, { world:differences() })
+    world:check_objects()
+  end)
+
+  it("goes back at no cost when the worker ends, and its object goes", function()
+    world:customers(2)
+    local rival <close> = assert(pg.connect(world.url))
+    assert(rival:exec "begin; select 1 from devices where device_hash = 'D0001' for update")
+    local process = world:start("work")
+    world:await(DONE:format(1))
+    process.kill(signal.SIGTERM)
+    assert.equal(0, (process.wait()))
+    assert.equal("queued 1 0", world:value(THEIRS))
+    world:check_objects()
+    assert(rival:exec "rollback")
+  end)
+end)
