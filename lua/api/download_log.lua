@@ -3,7 +3,7 @@
 -- Owns the rows that are not in the database yet. Whoever adds one while nobody writes writes all there are, in one
 -- statement, until none is left, with a rest in between, in which others gather; those go on at once. A row has an id
 -- of its own, so that a batch may be sent again when nobody knows whether it arrived. While the database is away rows
--- wait; what cannot be kept is in the log, whole.
+-- wait; what cannot be kept is in the log, whole. So do those of a file that another transaction holds: not the others.
 -- A process that is told to end writes first what waits; one that is killed loses it: what came within the rest, 50 ms.
 -- Must not know requests. Works inside the loop of atelier.httpd only.
 -- @module api.download_log
@@ -19,9 +19,10 @@ local MOST_WAITING = 10000
 local BATCH = 200
 local REST = 0.05 -- a batch of twenty costs the database five times as much as one row, not twenty times
 local FIRST_DELAY, LONGEST_DELAY = 0.1, 5
+local LONGEST_BUSY = 1 -- while all that waits is held by others: what comes in next is not
 local LONGEST_AGENT = 512
 
-local WRITE = "select public.ate_log_downloads($1::jsonb)"
+local WRITE = "select public.ate_offer_downloads($1::jsonb)::text as id"
 
 local Log = {}
 Log.__index = Log
@@ -53,9 +54,12 @@ local function is_refused(code)
 end
 
 -- Writes the entries; one that the database refuses for what is in it is found and given up, the others are written.
--- Returns whether the database did its part.
-local function write(self, entries)
-  local rows, message, code = self.db:service("ate_log_downloads", WRITE, { encode(entries) }, true)
+-- Returns whether the database did its part; the ids of those that it could not write yet are put into `busy`.
+local function write(self, entries, busy)
+  local rows, message, code = self.db:service("ate_offer_downloads", WRITE, { encode(entries) }, true)
+  for _, row in ipairs(rows or {}) do
+    busy[row.id] = true
+  end
   if rows then return true end
   if not is_refused(code) then return nil, message end
   if #entries == 1 then
@@ -63,30 +67,46 @@ local function write(self, entries)
     return true
   end
   for _, entry in ipairs(entries) do
-    local ok, why = write(self, { entry })
+    local ok, why = write(self, { entry }, busy)
     if not ok then return nil, why end
   end
   return true
+end
+
+-- The entries are written; those that are not go to the end. Returns how many are.
+local function conclude(self, entries, busy)
+  local written = 0
+  for i, entry in ipairs(entries) do
+    self.waiting[self.first + i - 1] = nil
+    if busy[entry.id] then
+      self.last = self.last + 1
+      self.waiting[self.last] = entry
+    else
+      written = written + 1
+    end
+  end
+  self.first = self.first + #entries
+  return written
 end
 
 local function flush(self)
   local delay
   while self.first <= self.last do
     local entries = table.move(self.waiting, self.first, math.min(self.last, self.first + BATCH - 1), 1, {})
-    local ok, message = write(self, entries)
-    if ok then
-      for i = self.first, self.first + #entries - 1 do
-        self.waiting[i] = nil
-      end
-      self.first, delay = self.first + #entries, nil
+    local busy = {}
+    local ok, message = write(self, entries, busy)
+    local written = ok and conclude(self, entries, busy)
+    if ok and written > 0 then
+      delay = nil
       if #entries < BATCH then
         httpd.sleep(REST)
       end
     else
       if not delay then
-        log.warn("downloads wait to be recorded", { waiting = self.last - self.first + 1, reason = message })
+        log.warn("downloads wait to be recorded", { waiting = self.last - self.first + 1,
+          reason = message or "another transaction holds their files" })
       end
-      delay = math.min((delay or FIRST_DELAY / 2) * 2, LONGEST_DELAY)
+      delay = math.min((delay or FIRST_DELAY / 2) * 2, ok and LONGEST_BUSY or LONGEST_DELAY)
       httpd.sleep(delay * (0.5 + math.random() / 2))
     end
   end

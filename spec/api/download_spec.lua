@@ -66,6 +66,22 @@ describe("a download", function()
   before_each(function() start() end)
   after_each(function() service:stop() end)
 
+  it("is written down although another one's file is held by somebody", function()
+    local other = service:file("max", "theirs")
+    query "begin"
+    query("select from ate_files where id = $1::uuid for update", { other.id })
+    local theirs = service:get("/api/ate/download/" .. other.id, { token = service:token(service.max.user) })
+    assert.equal("theirs", theirs.body)
+    assert.equal(200, get().status)
+    assert.equal(#BYTES, history(1)[1].bytes)
+    assert.equal(200, get().status)
+    assert.equal(2, #history(2))
+    query "commit"
+    assert.equal(3, #history(3))
+    assert.equal(2, downloads())
+    assert.equal(1, query("select download_count as n from ate_files where id = $1::uuid", { other.id })[1].n)
+  end)
+
   it("is the file, with all that is known of it", function()
     local answer = get()
     local h = answer.headers
