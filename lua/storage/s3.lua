@@ -22,6 +22,8 @@ local SINGLE = 64 << 20 -- bytes; larger objects go in parts of this size
 local PAGE = 1000
 local REMOVERS = 8 -- the protocol's own call to delete many is not the same everywhere: one by one, so many at once
 
+Driver.piece_seconds = 300 -- for a MiB of an object: a store that trickles must hold nobody for an hour
+
 -- ==== answers ==================================================================================
 
 local CODES = {
@@ -104,7 +106,8 @@ function Driver.lookup(self, key)
 end
 
 function Driver.fetch(self, key, from, to, etag)
-  local response, message, code, seconds = self:send(form.request(self, "GET", key, { timeout = form.LONG,
+  local response, message, code, seconds = self:send(form.request(self, "GET", key, {
+    timeout = self.driver.piece_seconds,
     max_bytes = answer.MOST, headers = { range = ("bytes=%d-%d"):format(from, to), ["if-match"] = etag } }))
   if not response then
     return nil, message, code == "exists" and "corrupt" or code, seconds

@@ -19,6 +19,8 @@ local PAGE = 1000
 local STALLED = 60
 local LONG = 3600 -- seconds, for a body of any size
 
+Driver.piece_seconds = 300 -- for a MiB of an object: a store that trickles must hold nobody for an hour
+
 -- ==== answers ==================================================================================
 
 local CODES = {
@@ -124,7 +126,8 @@ function Driver.lookup(self, key)
 end
 
 function Driver.fetch(self, key, from, to)
-  local response, message, code, seconds = self:send(request(self, "GET", object(self, key), { timeout = LONG,
+  local response, message, code, seconds = self:send(request(self, "GET", object(self, key), {
+    timeout = self.driver.piece_seconds,
     max_bytes = answer.MOST, headers = { range = ("bytes=%d-%d"):format(from, to) } }))
   if not response then
     return nil, message, code, seconds

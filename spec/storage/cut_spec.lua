@@ -259,6 +259,18 @@ local function cases(driver)
     assert.equal(19, assert(store:look(prefix .. "0", 60)).size)
   end)
 
+  it("that takes too long for a piece of an object does not hold its reader", function()
+    local reader = assert(store:get(prefix .. "0"))
+    proxy:rules { { match = driver.read, times = 1000, gate = true, answer = { status = 200 } } }
+    store.driver.piece_seconds = 0.1
+    local none, message, code = reader:read()
+    store.driver.piece_seconds = nil
+    assert.is_nil(none)
+    assert.equal("unavailable", code, message)
+    proxy:rules()
+    assert.equal(19, #reader:read())
+  end)
+
   it("that says nothing is not looked at for longer than allowed, and nothing stays under way", function()
     proxy:rules { { match = " /", times = 1000, gate = true, answer = { status = 200 } } }
     local none, message, code = store:look(prefix .. "0", 0.2)
