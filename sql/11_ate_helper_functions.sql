@@ -341,7 +341,8 @@ begin
   end loop;
   perform set_config('lock_timeout', '5ms', true);
   moment := clock_timestamp();
-  foreach device in array $1 loop
+  -- In any order: what there is no time for must not be the same each time.
+  for device in select x from unnest($1) x order by random() loop
     exit when clock_timestamp() > moment + interval '0.3 seconds';
     begin
       queued := queued || public.ate_enqueue(array[device], array[$2], $3, $4);
@@ -668,7 +669,7 @@ begin
   end loop;
   moment := clock_timestamp();
   perform set_config('lock_timeout', '5ms', true);
-  foreach job in array ate_take_back.queue_ids loop
+  for job in select x from unnest(ate_take_back.queue_ids) x order by random() loop
     exit when clock_timestamp() > moment + interval '0.3 seconds';
     begin
       taken := taken + public.ate_take_jobs(array[job], holders, over, patient, cost, delay, code, message);
@@ -1251,4 +1252,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '8 011c137f263957624793d7e33c9b59c7cbe39e04f3b73dc924a757fd533412c3');
+select public.record_ate_migration('11_ate_helper_functions.sql', '9 bbe3da43f94c68b5973e13aa42772b8f791e66f9e2bb441bf2840cf51319dfe1');

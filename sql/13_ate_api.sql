@@ -383,7 +383,7 @@ begin
     perform set_config('lock_timeout', '5ms', true);
   end;
   for share in
-    select jsonb_agg(e) from jsonb_array_elements($1) e group by e ->> 'file' order by e ->> 'file'
+    select jsonb_agg(e) from jsonb_array_elements($1) e group by e ->> 'file' order by random()
   loop
     begin
       if clock_timestamp() > moment + interval '0.4 seconds' then
@@ -633,4 +633,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('13_ate_api.sql', '4 78c9ae3db77c6c22e5ddad274172d2263f193c6497cdff694a1f282fb9d3b2bb');
+select public.record_ate_migration('13_ate_api.sql', '5 d521f73d9edd354a27bf7ff37400ee93f06b111322c33679fe5daee6a8ddba64');

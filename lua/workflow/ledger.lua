@@ -230,6 +230,7 @@ end
 -- @treturn[2] string code
 function Ledger:exchange(want, only)
   self.on_turn()
+  want = self.offer:is_full() and 0 or want
   if self.offer:add_to(self.stored) then
     self:ask { { RENEW, { self.id, SECONDS:format(self.config.worker_lease) } } }
   end

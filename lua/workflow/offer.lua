@@ -14,7 +14,8 @@ Offer.__index = Offer
 
 local COMPLETE = "select queue_id, ate_file_id, error from complete_ate_batch($1, %s)"
 local HURRIED, PATIENT = COMPLETE:format "true", COMPLETE:format "false"
-local PAUSE = 1 -- seconds between two offers of what is set aside
+local PAUSE = 1  -- seconds between two offers of what is set aside
+local MOST = 100 -- set aside: somebody holds more than one customer then, and what is built now would only wait, too
 
 --- A new one; nothing is set aside.
 -- @tparam number lease seconds
@@ -52,8 +53,14 @@ function Offer:is_busy(item, reason)
   end
   item.was_busy = true
   self.again_at = clock.now() + PAUSE
-  table.insert(self.aside, item)
+  table.insert(self.aside, 1, item) -- the database takes its time for the first ones of many only
   return true
+end
+
+--- Whether so much is set aside that nothing more should be claimed.
+-- @treturn boolean
+function Offer:is_full()
+  return #self.aside >= MOST
 end
 
 --- Adds what is set aside to other items, when it is time.

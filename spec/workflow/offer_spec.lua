@@ -1,3 +1,4 @@
+local offer = require "workflow.offer"
 local pg = require "atelier.pg"
 local signal = require "posix.signal"
 local worlds = require "spec.workflow.support.world"
@@ -6,7 +7,7 @@ describe("what another transaction holds", function()
   local world
 
   before_each(function()
-    world = worlds.new { config = { worker_batch = 8 } }
+    world = worlds.new { config = { worker_batch = 8, worker_lease = 600 } } -- on a slow machine, too
   end)
 
   after_each(function()
@@ -47,5 +48,39 @@ describe("what another transaction holds", function()
     assert.equal("queued 1 0", world:value(THEIRS))
     world:check_objects()
     assert(rival:exec "rollback")
+  end)
+
+  -- As when a plan is being renamed, which each of its files refers to.
+  it("keeps a worker from building more and more, when that is much", function()
+    world:customers(130)
+    local rival <close> = assert(pg.connect(world.url))
+    assert(rival:exec "begin; select 1 from devices where device_hash > 'D0005' for update")
+    local process = world:start("work")
+    world:await(DONE:format(5))
+    world:await "(select count(*) >= 100 from file_generation_queue where status = 'processing')"
+    world:customer "D0000"
+    assert(rival:exec "rollback")
+    world:await(DONE:format(131))
+    assert.equal(0, world:value "(select sum(retry_count) + sum(attempt - 1) from file_generation_queue)")
+    process.kill(signal.SIGTERM)
+    assert.equal(0, (process.wait()))
+    world:check_objects()
+  end)
+
+  it("is full at a hundred, and offers first what was last", function()
+    local held, items = offer.new(60), {}
+    for n = 1, 100 do
+      assert.is_false(held:is_full())
+      items[n] = { job = { queue_id = "q" .. n, attempt = 1, device_hash = "D" } }
+      assert.is_true(held:is_busy(items[n], "busy: another transaction"))
+    end
+    assert.is_true(held:is_full())
+    assert.is_false(held:is_busy({}, "stale: attempt 1"))
+    local list = {}
+    assert.is_true(held:add_to(list, true)) -- and the lease is to be renewed
+    assert.is_false(held:is_full())
+    assert.equal(100, #list)
+    assert.equal(items[100], list[1])
+    assert.is_false(held:add_to(list, true))
   end)
 end)
