@@ -220,25 +220,42 @@ static struct jail_script *resolve(lua_State *L, const char *name)
     return s;
 }
 
-static int names_of(luaL_Buffer *b, const struct jail_scripts *scripts, int told)
+static int compare_names(const struct jail_script *a, const struct jail_script *b)
 {
-    for (size_t i = 0; i < scripts->n && told < 20; i++, told++) {
-        luaL_addstring(b, told > 0 ? ", " : "");
-        luaL_addlstring(b, scripts->list[i].name, scripts->list[i].name_size);
-    }
-    return told;
+    int order = memcmp(a->name, b->name, a->name_size < b->name_size ? a->name_size : b->name_size);
+
+    return order != 0 ? order : (a->name_size > b->name_size) - (a->name_size < b->name_size);
 }
 
+/* Of these scripts and `best`, the one that comes first after `last`; each may be NULL. */
+static const struct jail_script *name_after(const struct jail_scripts *scripts, const struct jail_script *last,
+                                            const struct jail_script *best)
+{
+    for (size_t i = 0; i < scripts->n; i++) {
+        const struct jail_script *s = &scripts->list[i];
+
+        if ((last == NULL || compare_names(s, last) > 0) && (best == NULL || compare_names(s, best) < 0))
+            best = s;
+    }
+    return best;
+}
+
+/* The same scripts give the same message, whatever order they came in: it is compared with others. */
 static int no_such_script(lua_State *L, const char *what, const char *name)
 {
+    enum { TOLD = 20 };
+    const struct jail_script *s = NULL;
     luaL_Buffer b;
-    size_t all = jail_run.personal.n + jail_run.shared.n;
-    int told;
 
     luaL_buffinit(L, &b);
-    told = names_of(&b, &jail_run.personal, 0);
-    told = names_of(&b, &jail_run.shared, told);
-    luaL_addstring(&b, all == 0 ? "none" : (size_t)told < all ? ", ..." : "");
+    for (int i = 0; i <= TOLD; i++) {
+        s = name_after(&jail_run.shared, s, name_after(&jail_run.personal, s, NULL));
+        if (s == NULL)
+            break;
+        luaL_addstring(&b, i > 0 ? ", " : "");
+        luaL_addlstring(&b, i < TOLD ? s->name : "...", i < TOLD ? s->name_size : 3);
+    }
+    luaL_addstring(&b, jail_run.personal.n + jail_run.shared.n == 0 ? "none" : "");
     luaL_pushresult(&b);
     return luaL_error(L, "%s: no script '%s' here; there are: %s", what, name, lua_tostring(L, -1));
 }

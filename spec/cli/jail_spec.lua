@@ -159,6 +159,21 @@ describe("atelier jail --modules", function()
     assert.same({ "syntax", "broken.lua", 1 }, { lines(out)[1].verdict, lines(out)[1].script, lines(out)[1].line })
   end)
 
+  it("are told in order where another one is asked for", function()
+    os.execute("mkdir -p " .. folder .. "/many")
+    local names = {}
+    for i = 1, 25 do
+      names[i] = ("m%02d.lua"):format(i)
+      write("many/" .. names[i], "")
+    end
+    for _, case in ipairs { { "require 'x'", "require: no script 'x' here; there are: %s, ..." },
+      { "dofile 'x'", "dofile: no script 'x' here; there are: %s, ..." } } do
+      local code, out = jail(write("asks.lua", case[1]), "--modules", folder .. "/many", "--json")
+      assert.equal(3, code)
+      assert.equal(case[2]:format(table.concat(names, ", ", 1, 20)), lines(out)[1].message)
+    end
+  end)
+
   it("must be a folder", function()
     local code, out = jail(write("x.lua", ""), "--modules", folder .. "/none", "--json")
     assert.equal(3, code)
