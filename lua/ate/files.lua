@@ -86,11 +86,16 @@ function M.create(path)
   return stdio.fdopen(fd, "w+b")
 end
 
+--- Where scratch space is: TMPDIR, else /var/tmp (on a disk, unlike /tmp on many machines).
+function M.scratch_folder()
+  return os.getenv("TMPDIR") or "/var/tmp"
+end
+
 --- Scratch space without a name: nobody else can open it and it vanishes with the process.
--- @tparam[opt] string folder default TMPDIR, else /var/tmp (on a disk, unlike /tmp on many machines)
+-- @tparam[opt] string folder default `scratch_folder`
 -- @treturn[1] file
 function M.scratch(folder)
-  folder = folder or os.getenv("TMPDIR") or "/var/tmp"
+  folder = folder or M.scratch_folder()
   local fd = fcntl.open(folder, fcntl.O_RDWR | fcntl.O_TMPFILE | fcntl.O_CLOEXEC, PRIVATE)
   if fd then return stdio.fdopen(fd, "w+b") end
   local path = M.fresh_name(folder, "scratch") -- some file systems have no O_TMPFILE

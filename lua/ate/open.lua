@@ -100,6 +100,11 @@ local function decrypt_in_memory(subject, key, hash)
   return { data = data }
 end
 
+-- Which folder is missing or full is not seen on the command line.
+local function no_scratch(reason, code)
+  return nil, ("scratch space in %s (TMPDIR): %s"):format(files.scratch_folder(), reason), code
+end
+
 local function decrypt_to_scratch(subject, key, hash)
   local file, head = subject.file, subject.head
   file:seek("set", head.length + head.archive_size)
@@ -107,11 +112,13 @@ local function decrypt_to_scratch(subject, key, hash)
   if #tag < header.TAG then return nil, "became shorter meanwhile", "truncated" end
   file:seek("set", head.length)
   local scratch, reason, code = files.scratch()
-  if not scratch then return nil, "scratch space: " .. reason, code end
+  if not scratch then return no_scratch(reason, code) end
   subject.scratch = scratch
   local count
   count, reason, code = crypto.gcm_open_file(key, head.nonce, head.bytes, file, scratch, tag,
     { length = head.archive_size, hash = hash })
+  local target = not count and reason:match "^gcm_open_file: target: (.*)$"
+  if target then return no_scratch(target, code) end
   if not count then return nil, code == "tampered" and CHANGED or reason, code end
   hash:update(tag)
   file:seek("set", head.length + head.archive_size + header.TAG)

@@ -118,6 +118,26 @@ describe("a large file", function()
     assert.truthy(killed > 0, "no run was killed")
   end)
 
+  it("needs scratch space, and says where there is none", function()
+    local folder = tmp.folder()
+    assert(stat.mkdir(folder .. "/scratch"))
+    tmp.write(folder .. "/big.ate", forge.file { archive = crypto.random(9 << 20) })
+    for name, reason in pairs { none = "No such file or directory\tENOENT", scratch = "File too large\tEFBIG" } do
+      local script = tmp.write(folder .. "/child.lua", ([[
+        package.path, package.cpath = %q, %q
+        local resource, signal = require "posix.sys.resource", require "posix.signal"
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, { rlim_cur = 1 << 20, rlim_max = 1 << 20 })
+        local forge = require "spec.ate.support.forge"
+        local _, message, code = require("ate.open").open(%q, { device_hash = forge.DEVICE, licence = forge.LICENCE })
+        print(message, code)
+      ]]):format(package.path, package.cpath, folder .. "/big.ate"))
+      local code, output = tmp.run(("TMPDIR=%s/%s lua5.4 %s"):format(folder, name, script))
+      assert.equal(0, code, output)
+      assert.matches(("scratch space in %s/%s (TMPDIR): %s"):format(folder, name, reason), output, 1, true)
+    end
+  end)
+
   it("is refused for what is wrong within it", function()
     local folder = tmp.folder()
     assert(stat.mkdir(folder .. "/scratch"))
@@ -146,12 +166,5 @@ describe("a large file", function()
     ]])
     assert.equal(0, (tmp.run(("cmp %s/asset %s/out/asset8"):format(folder, folder))))
     assert.equal("", tmp.list(folder .. "/scratch"))
-  end)
-
-  it("needs scratch space, and says so", function()
-    local folder = tmp.folder()
-    tmp.write(folder .. "/big.ate", forge.file { archive = crypto.random(9 << 20) })
-    local text = child(folder, ("local FOLDER = %q\n"):format(folder) .. OPEN .. "print(message)")
-    assert.equal("ENOENT\nopen: " .. folder .. "/big.ate: scratch space: No such file or directory\n", text)
   end)
 end)
