@@ -117,9 +117,9 @@ static void set_query(lua_State *L, const struct request *r)
 
     lua_newtable(L);
     while (*p != '\0') {
-        size_t size = strcspn(p, "&"), name = strcspn(p, "=");
-        if (name > size)
-            name = size;
+        size_t size = strcspn(p, "&"), name;
+        const char *equals = memchr(p, '=', size);
+        name = equals != NULL ? (size_t)(equals - p) : size;
         if (size > 0) {
             push_decoded(L, p, name);
             push_decoded(L, p + (name < size ? name + 1 : size), name < size ? size - name - 1 : 0);
