@@ -587,6 +587,19 @@ static int is_stalled(struct connection *c, int64_t now)
     return now - c->progress >= c->server->limits.stall_ms;
 }
 
+/*
+ * Whether the client said that it sends no more, and its request is not all there. libmicrohttpd overlooks that now and then
+ * where it comes right behind some bytes.
+ */
+static int is_abandoned(const struct connection *c, int64_t now)
+{
+    const struct request *r = c->request;
+    int unread = 0;
+
+    return c->half_closed != 0 && now - c->half_closed >= SWEEP_MS && c->unconfirmed == NULL &&
+           (r == NULL || r->phase < REQUEST_HANDLER) && ioctl(c->source.fd, FIONREAD, &unread) == 0 && unread == 0;
+}
+
 static void sweep_connection(struct connection *c, int64_t now)
 {
     struct request *r = c->request;
@@ -609,6 +622,8 @@ static void sweep_connection(struct connection *c, int64_t now)
         lose(r);
     else if (c->deadline <= now || is_stalled(c, now))
         too_late(c, now);
+    else if (is_abandoned(c, now))
+        close_both_ways(c);
 }
 
 /* Connections come to an end only inside MHD_run, so the list stands still here. */

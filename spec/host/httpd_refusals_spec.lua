@@ -135,11 +135,13 @@ describe("a server", function()
 
   it("says nothing to those who say nothing", function()
     for _, text in ipairs { "", "\r\n", "GET / HT" } do
-      local c = connect()
-      c:send(text)
-      c:finish()
-      assert.is_true(c:is_closed())
-      assert.equal("", c.buffer)
+      for _ = 1, 10 do
+        local c = connect()
+        c:send(text)
+        c:finish() -- right behind it: libmicrohttpd overlooks that now and then, which is no reason to wait for more
+        assert.is_true(c:is_closed())
+        assert.equal("", c.buffer)
+      end
     end
   end)
 
