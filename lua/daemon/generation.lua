@@ -14,6 +14,7 @@ Generation.__index = Generation
 local FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10 -- seconds between a death and the next start
 local DEATHS, WITHIN = 10, 60              -- so many deaths of one process in so many seconds: it is given up
 local START_SECONDS = 60                   -- until the first word of a process
+local GRACE = 5                            -- seconds that a silent process has once its silence was seen
 local MARGIN = 3                           -- seconds, after the time to drain, until a process is killed
 
 local function add(self, kind, count)
@@ -86,7 +87,7 @@ function Generation:hear(p, text)
     p.is_ready, p.ready_at = true, clock.now()
     return true
   elseif kind == "alive" and not self.is_ending then
-    p.quiet_at = clock.now() + (tonumber(rest) or START_SECONDS)
+    p.quiet_at, p.is_doubted = clock.now() + (tonumber(rest) or START_SECONDS), nil
   elseif kind == "failed" then
     p.failure = rest
   end
@@ -151,8 +152,17 @@ function Generation:bury(p, event)
   elseif event.code ~= 0 and event.signal ~= "KILL" and event.signal ~= "TERM" then -- TERM: told before it had begun
     log.warn("process ended badly", { process = p.name, child = event.pid, reason = reason })
   end
-  p.id, p.pid, p.is_ready, p.was_silent = nil, nil, false, nil
+  p.id, p.pid, p.is_ready, p.was_silent, p.is_doubted = nil, nil, false, nil, nil
   return may_go_on
+end
+
+-- The whole machine may have stood still, and all processes with it: then each has a moment to say so.
+local function may_speak_yet(self, p, now)
+  if self.is_ending or p.is_doubted then
+    return false
+  end
+  p.is_doubted, p.quiet_at = true, now + GRACE
+  return true
 end
 
 --- Starts what is due, and kills what is silent or did not end in time.
@@ -160,7 +170,7 @@ end
 function Generation:turn()
   local now, due = clock.now(), math.huge
   for _, p in ipairs(self.processes) do
-    if p.id and now > p.quiet_at then
+    if p.id and now > p.quiet_at and not may_speak_yet(self, p, now) then
       log.error(self.is_ending and "process did not end in time, killed" or "process silent, killed",
         { process = p.name, child = p.pid, generation = self.number })
       p.was_silent, p.quiet_at = not self.is_ending, now + START_SECONDS

@@ -132,15 +132,27 @@ describe("a service", function()
     service:stop()
   end)
 
-  it("goes on after a pause of the whole", function()
-    service = services.new()
+  -- How long a process has run, in nanoseconds.
+  local function run_time(pid)
+    return tonumber(services.slurp(("/proc/%d/schedstat"):format(pid)):match "%d+")
+  end
+
+  it("takes nobody for silent after a pause of the whole", function()
+    service = services.new { config = { database_timeout = 5, watchdog = 5 } }
     service:start()
-    local before = service:processes()
+    local before, master, pids = service:processes(), service.master.pid, {}
+    for _, name in ipairs { "front 1", "worker 1", "keeper" } do pids[name] = service:process(name).pid end
     for pid in pairs(before) do signal.kill(pid, signal.SIGSTOP) end
+    local stopped_at, had_run = clock.now(), run_time(master)
+    repeat until clock.now() - stopped_at > 6 -- longer than a front may be silent
+    signal.kill(master, signal.SIGCONT)
+    service:await("the master looks around", function() return run_time(master) > had_run end)
     for pid in pairs(before) do signal.kill(pid, signal.SIGCONT) end
     assert.equal(200, service:get("/healthz").status)
     service.world:customers(3)
     service.world:await(ALL_DONE)
+    for name, pid in pairs(pids) do assert.equal(pid, service:process(name).pid) end
+    assert.is_nil(service:log():find("silent", 1, true))
     service:stop()
   end)
 
