@@ -43,6 +43,9 @@ local PROXY = [[
 pipeline = catch_errors cache s3api tempauth copy slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
+conn_timeout = 60
+node_timeout = 60
+error_suppression_limit = 1000000
 allow_account_management = true
 account_autocreate = true
 [filter:catch_errors]
