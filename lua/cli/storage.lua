@@ -82,21 +82,42 @@ local function recorded(conn)
   end
 end
 
-local function progress(quiet)
+local COUNTED = [[select count(*)::int as total from (
+    select file_path from ate_files where is_active and purged_path is distinct from file_path
+    union select file_path from ate_file_versions where purged_at is null) x]]
+
+-- How many the database names: more may be found, or fewer.
+local function total_of(conn)
+  local rows = conn:query(COUNTED)
+  return rows and rows[1].total
+end
+
+--- How far a copy is, for a terminal.
+-- @tparam table counts of storage.copy
+-- @tparam ?integer total number of objects, where it is known
+-- @treturn string
+function M.line(counts, total)
+  local done = counts.copied + counts.present + counts.failed
+  local bar = total and ("%s  %d of %d, "):format(term.bar(done / math.max(total, done, 1), 30, term.green), done,
+    math.max(total, done)) or ""
+  return ("  %s%d copied, %s, %d there already, %d failed"):format(bar, counts.copied, term.size(counts.bytes),
+    counts.present, counts.failed)
+end
+
+local function progress(total)
   local last = 0
   return function(counts)
     local now = os.time()
-    if not quiet and now > last and term.is_terminal() then
+    if now > last then
       last = now
-      io.stderr:write(("\r  %d copied, %s, %d there already, %d failed "):format(counts.copied, term.size(counts.bytes),
-        counts.present, counts.failed))
+      io.stderr:write("\r\27[K" .. M.line(counts, total))
     end
   end
 end
 
 -- What is copied: where it is, and what its keys begin with.
 local PARTS = {
-  { open = storage.open, prefix = "generated/", recorded = recorded },
+  { open = storage.open, prefix = "generated/", recorded = recorded, total = total_of },
   { open = storage.open_templates, prefix = "templates/", is_optional = true },
 }
 
@@ -112,8 +133,9 @@ local function copy_part(s, part, places, args)
   end
   local to <close> = opened
   staging.sweep(to:staging()) -- what one that was killed left there
+  local shown = not args.json and term.is_terminal() and progress(part.total and part.total(s.database)) or nil
   return require("storage.copy").run { from = from, to = to, prefix = part.prefix, checksums = checksums(s.database),
-    recorded = part.recorded and part.recorded(s.database), on_progress = progress(args.json) }
+    recorded = part.recorded and part.recorded(s.database), on_progress = shown }
 end
 
 function M.run(args)

@@ -30,6 +30,7 @@ end
 
 local function present(self)
   self.counts.present, self.outages = self.counts.present + 1, 0
+  self.on_progress(self.counts)
 end
 
 -- What is said when it ends by itself.

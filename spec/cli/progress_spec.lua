@@ -1,4 +1,5 @@
 -- How far a process is with a large file, as another one sees it.
+local copying = require "cli.storage"
 local program = require "spec.support.program"
 local progress = require "cli.progress"
 local unistd = require "posix.unistd"
@@ -49,6 +50,16 @@ describe("the progress of a large file", function()
     local sealed <close> = assert(io.open(folder .. "/staging/bundle.ate"))
     sealed:seek("set", 2 << 20)
     assert.same({ stage = "storing", done = 2 << 20, total = 5 << 20 }, look())
+  end)
+
+  it("is a bar of a copy, too, where it is known how much there is", function()
+    local counts = { copied = 2, present = 1, failed = 0, bytes = 3000 }
+    assert.equal("  2 copied, 3.0 kB, 1 there already, 0 failed", copying.line(counts))
+    local line = copying.line(counts, 6)
+    assert.matches("3 of 6, 2 copied", line, 1, true)
+    assert.equal(15, select(2, line:gsub("█", "")))
+    assert.matches("3 of 3,", copying.line(counts, 1), 1, true)
+    assert.matches("0 of 0,", copying.line({ copied = 0, present = 0, failed = 0, bytes = 0 }, 0), 1, true)
   end)
 
   it("is shown on a terminal only", function()
