@@ -18,9 +18,10 @@ function M.guard(work)
   local function note(number) caught = caught or number end
   local held = {}
   for _, number in ipairs(ENDING) do
-    local before = signal.signal(number, note, FLAGS)
+    local before = signal.signal(number, signal.SIG_DFL) -- with `note` at once, luaposix would give that as the former
     if before == signal.SIG_DFL then
       held[#held + 1] = number
+      signal.signal(number, note, FLAGS)
     else
       signal.signal(number, before, signal.SA_RESTART)
     end

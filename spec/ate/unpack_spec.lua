@@ -205,10 +205,11 @@ describe("the archive in a well-sealed file", function()
   end)
 
   -- The signal comes while the second entry is written, as from a terminal. Its number tells the shell how it ended.
-  local function interrupted(name, trap, place)
+  local function interrupted(name, before, place)
     local script = tmp.write(folder .. "/child.lua", ([[
       package.path, package.cpath = %q, %q
       local signal, unistd, unpack = require "posix.signal", require "posix.unistd", require "ate.unpack"
+      signal.signal(signal.%s, %s) -- whatever this spec was started with: nohup ignores some
       local reader = assert(require("atelier.zip").open(%q))
       local slow = { entries = function() return reader:entries() end }
       function slow:extract(entry, file)
@@ -216,23 +217,25 @@ describe("the archive in a well-sealed file", function()
         return reader:extract(entry, file)
       end
       print(unpack.extract(slow, %q))
-    ]]):format(package.path, package.cpath, folder .. "/a.zip", name, place))
-    local _, output = tmp.run(("exec 2>/dev/null; trap '' %s; '%s' run %s; echo $?"):format(trap, host.exe, script))
+    ]]):format(package.path, package.cpath, name, before, folder .. "/a.zip", name, place))
+    local _, output = tmp.run(("exec 2>/dev/null; '%s' run %s; echo $?"):format(host.exe, script))
     os.remove(script)
     return output
   end
 
-  it("leaves nothing when a signal ends it, and goes on where that is ignored", function()
+  it("leaves nothing when a signal ends it, and goes on where that is ignored or handled", function()
     tmp.write(folder .. "/a.zip", sample())
     assert(stat.mkdir(folder .. "/there"))
     local before = tmp.list(folder)
     for name, code in pairs { SIGINT = "130\n", SIGTERM = "143\n", SIGHUP = "129\n" } do
       for _, place in ipairs { out, folder .. "/there" } do
-        assert.equal(code, interrupted(name, "URG", place))
+        assert.equal(code, interrupted(name, "signal.SIG_DFL", place))
         assert.equal(before, tmp.list(folder))
       end
     end
-    assert.equal("true\n0\n", interrupted("SIGHUP", "HUP", out))
+    assert.equal("true\n0\n", interrupted("SIGHUP", "signal.SIG_IGN", out))
     assert.equal("print(1)\n", tmp.read(out .. "/main.lua"))
+    assert.equal("mine\ntrue\n0\n", interrupted("SIGTERM", "function() print 'mine' end", out .. "2"))
+    assert.equal("print(1)\n", tmp.read(out .. "2/main.lua"))
   end)
 end)
