@@ -85,6 +85,9 @@ local function push_file(store, key, path, number, is_repair)
     return ok, message, code
   end
   local there, why, reason = hashes.of(store, key)
+  if there and there ~= hash then -- perhaps it changed on the way, and others fetch what is deleted
+    there, why, reason = hashes.of(store, key)
+  end
   if there == hash or not there and reason ~= "corrupt" and reason ~= "unreadable" then
     return there and "exists", why, reason
   end

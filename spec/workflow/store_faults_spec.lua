@@ -130,6 +130,14 @@ describe("a remote store's fault", function()
     end)
   end
 
+  it("has no published template taken away where its bytes change on the way", function()
+    local loaded = assert(template.load(world.dir .. "/templates/tools.at"))
+    local templates <close> = assert(storage.open_templates(world.config))
+    assert(depot.push(templates, loaded))
+    server:control("/fault", { times = 1, path = "/object/ate-templates/", method = "GET", flip = 0 })
+    assert.equal(0, depot.push(templates, loaded))
+  end)
+
   it("lets no worker be taken for a dead one while templates are waited for", function()
     world:configure { storage = "supabase", supabase_url = server.url, supabase_service_role_key = stand_in.KEY,
       worker_lease = 3 }
