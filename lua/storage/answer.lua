@@ -53,7 +53,7 @@ end
 M.MOST = 16 << 20
 
 --- The bytes that were asked for. A server, or what is before it, may know no ranges, and sends all there is (RFC 9110,
--- section 14.2): of small objects they are found in that.
+-- section 14.2): of small objects they are found in that. Others than those are none.
 -- @tparam table response
 -- @tparam integer from first byte
 -- @tparam integer to last byte
@@ -63,7 +63,9 @@ M.MOST = 16 << 20
 function M.piece(response, from, to)
   local body = response.body or ""
   if response.status == 206 then
-    return body, response.headers.etag, tonumber((response.headers["content-range"] or ""):match "/(%d+)$")
+    local range = response.headers["content-range"] or ""
+    local first = tonumber(range:match "^bytes (%d+)")
+    return (first or from) == from and body or "", response.headers.etag, tonumber(range:match "/(%d+)$")
   end
   return body:sub(from + 1, to + 1), response.headers.etag, #body
 end

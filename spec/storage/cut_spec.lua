@@ -197,8 +197,11 @@ local function cases(driver)
     assert.equal("corrupt", code)
     assert.matches("is another one than it was", message, 1, true)
     reader = assert(store:get(prefix .. "changes"))
-    proxy:rules { { match = driver.read, alter = { "/1048586", "/9048586" } } }
-    assert.equal("corrupt", select(3, reader:read(100)))
+    for _, change in ipairs { { "/1048586", "/9048586" }, { "bytes 0-", "bytes 5-" } } do
+      proxy:rules { { match = driver.read, alter = change } }
+      assert.equal("corrupt", select(3, reader:read(100)))
+    end
+    assert.equal(text, reader:read(#text) .. reader:read(#text))
   end)
 
   it("is read from although its entity tags are weak, have no quotes, or are taken away on the way", function()
