@@ -7,6 +7,8 @@ local support = require "spec.support.postgres"
 
 local M = {}
 
+local PATIENCE <const> = { timeout = 120 } -- seconds: of many sessions at once on a slow machine, too
+
 M.MIGRATIONS = { "00_platform", "10_ate_file_system", "11_ate_helper_functions", "12_ate_operations", "13_ate_api",
   "14_ate_keeper" }
 M.SHA = ("a"):rep(64)
@@ -67,7 +69,7 @@ function M.session(conninfo)
 end
 
 function Session:query(sql, params)
-  local rows, message, state = self.conn:query(sql, params)
+  local rows, message, state = self.conn:query(sql, params, PATIENCE)
   if not rows then
     error(("%s: %s"):format(state, message), 2)
   end
@@ -84,7 +86,7 @@ end
 
 --- Runs what must fail and gives SQLSTATE, message and the error's particulars.
 function Session:refused(sql, params)
-  local rows, message, state = self.conn:query(sql, params)
+  local rows, message, state = self.conn:query(sql, params, PATIENCE)
   assert(not rows, "this was not refused: " .. sql)
   return state, message, self.conn:last_error()
 end
@@ -173,7 +175,7 @@ function M.background(conninfo, sql)
   local conn
   local routine = coroutine.create(function()
     conn = assert(pg.connect(conninfo, { yield = true, timeout = 120 }))
-    return conn:query(sql)
+    return conn:query(sql, {}, PATIENCE)
   end)
   local results
   local function step()
