@@ -22,8 +22,9 @@
 --
 -- Nobody waits long for a lock with another one in his hands: whoever wants several, of rows that a purchase, the end
 -- of a device or a colleague may hold, does so in a subtransaction under a lock_timeout of 100 ms, lets go of all of
--- them when that is over, well before Postgres looks for deadlocks (deadlock_timeout, a second), and begins again. So
--- no order of a vendor's statements makes his transaction the one that a deadlock ends.
+-- them when that is over, well before Postgres looks for deadlocks (deadlock_timeout, a second), and begins again after
+-- a moment, which leaves them to those who wait. So no order of a vendor's statements makes his transaction the one
+-- that a deadlock ends.
 --
 -- Channels: ate_queue wakes workers; ate_jobs tells live views {"state": …, "ids": […]}, and they read the rows
 -- themselves.
@@ -332,6 +333,7 @@ begin
     exception
       when lock_not_available or deadlock_detected then
         exit when not $5;
+        perform pg_sleep(0.02 * random());
       when foreign_key_violation then
         tries := tries + 1;
         if tries = 10 then
@@ -371,7 +373,14 @@ declare
   device uuid := public.ate_find_device(ate_request.device_hash);
   template uuid;
   refusal text;
+  tries integer := 0;
+  alone constant boolean := txid_current_if_assigned() is null;
 begin
+  if not alone then
+    -- What the caller's transaction has already cannot be let go of: two such could be in each other's way for ever. So
+    -- Postgres is to find out, and to end one of them.
+    perform set_config('lock_timeout', '0', true);
+  end if;
   if ate_request.priority is null or ate_request.priority not between 1 and 10 then
     raise exception using errcode = 'AT004', detail = 'bad_priority', hint = 'Use 1 (first) to 10 (last).',
       message = format('queue_ate_generation: priority %s: must be within 1 to 10', ate_request.priority);
@@ -401,8 +410,15 @@ begin
       return;
     exception
       when lock_not_available or deadlock_detected then
-        null;
+        if not alone then
+          raise;
+        end if;
+        perform pg_sleep(0.02 * random());
       when foreign_key_violation then
+        tries := tries + 1;
+        if tries = 10 then
+          raise;
+        end if;
         device := public.ate_find_device(ate_request.device_hash); -- deleted just now
     end;
   end loop;
@@ -473,7 +489,8 @@ begin
       returning id into entry;
       return entry;
     exception when lock_not_available or deadlock_detected then
-      null; -- as while the device is being deleted: whose its row is wants the file's, too
+      -- As while the device is being deleted: whose its row is wants the file's, too.
+      perform pg_sleep(0.02 * random());
     end;
   end loop;
 end $$;
@@ -665,6 +682,7 @@ begin
       return public.ate_take_jobs(ate_take_back.queue_ids, holders, over, patient, cost, delay, code, message);
     exception when lock_not_available or deadlock_detected then
       exit when not ate_take_back.patient or clock_timestamp() >= moment + interval '5 seconds';
+      perform pg_sleep(0.02 * random());
     end;
   end loop;
   moment := clock_timestamp();
@@ -1058,14 +1076,16 @@ begin
     exception when lock_not_available or deadlock_detected then
       null;
     end;
-    continue when hurried is not true;
-    begin
-      lock table public.file_generation_queue, public.ate_files, public.ate_file_versions
-        in row exclusive mode nowait;
-      exit;
-    exception when lock_not_available then
-      null;
-    end;
+    if hurried then
+      begin
+        lock table public.file_generation_queue, public.ate_files, public.ate_file_versions
+          in row exclusive mode nowait;
+        exit;
+      exception when lock_not_available then
+        null;
+      end;
+    end if;
+    perform pg_sleep(0.02 * random());
   end loop;
   moment := clock_timestamp();
   perform set_config('lock_timeout', '5ms', true);
@@ -1160,7 +1180,7 @@ begin
           coalesce(substring(fail_ate_generation.error_message from '^([a-z][a-z0-9_]{0,39}):'), 'failed'),
           coalesce(fail_ate_generation.error_message, 'no reason given')) p);
     exception when lock_not_available or deadlock_detected then
-      null;
+      perform pg_sleep(0.02 * random());
     end;
   end loop;
 end $$;
@@ -1252,4 +1272,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '9 bbe3da43f94c68b5973e13aa42772b8f791e66f9e2bb441bf2840cf51319dfe1');
+select public.record_ate_migration('11_ate_helper_functions.sql', '11 dab0c79f06156caf96771d716c1eb15a59370facb08c27e99121af8e2f3d4c05');

@@ -158,7 +158,7 @@ begin
       perform public.ate_notify_jobs('queued', array[waiting]);
       return waiting;
     exception when lock_not_available or deadlock_detected then
-      null;
+      perform pg_sleep(0.02 * random());
     end;
   end loop;
 end $$;
@@ -227,6 +227,7 @@ language plpgsql security definer set search_path = '' set lock_timeout = '100ms
 declare
   template uuid;
   queued integer := 0;
+  tries integer := 0;
 begin
   loop
     begin
@@ -241,8 +242,16 @@ begin
           where e.entitled), array[template], requeue_ate_files.priority, 'rotation')), 0);
       end loop;
       return queued;
-    exception when lock_not_available or deadlock_detected or foreign_key_violation then
-      queued := 0;
+    exception
+      when lock_not_available or deadlock_detected then
+        queued := 0;
+        perform pg_sleep(0.02 * random());
+      when foreign_key_violation then
+        queued := 0;
+        tries := tries + 1;
+        if tries = 10 then
+          raise;
+        end if;
     end;
   end loop;
 end $$;
@@ -361,4 +370,4 @@ begin
   end loop;
   grant execute on function public.ate_queue_position(uuid) to authenticated;
 end $$;
-select public.record_ate_migration('12_ate_operations.sql', '3 264efac5f0fc60b2e421c485ea62aa1034c04d224086388d644d9efa4fabed2c');
+select public.record_ate_migration('12_ate_operations.sql', '4 d9b48d9bbeb299b6fd4e3fb9ed7e6f394b6491c8850798e681d9fa4ceef89efe');

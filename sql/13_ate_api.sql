@@ -363,7 +363,7 @@ begin
     begin
       return public.ate_note_downloads($1);
     exception when lock_not_available or deadlock_detected then
-      null;
+      perform pg_sleep(0.02 * random());
     end;
   end loop;
 end $$;
@@ -633,4 +633,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('13_ate_api.sql', '5 d521f73d9edd354a27bf7ff37400ee93f06b111322c33679fe5daee6a8ddba64');
+select public.record_ate_migration('13_ate_api.sql', '6 ff579c36976987043f3e70e9890cbd6fa7ffe81912194a74927c84e6ea7cbbbe');

@@ -297,6 +297,29 @@ describe("several sessions", function()
     end)
   end
 
+  -- What a transaction has from an earlier call it cannot let go of in the next one.
+  it("are not in each other's way for ever, where each asks for two files in one transaction", function()
+    for n, hash in ipairs { "ONE", "TWO" } do
+      a:device { hash = hash, user = n }
+    end
+    b:query "set deadlock_timeout = '1s'"
+    b:query "begin"
+    b:query "select queue_ate_generation('ONE'), pg_advisory_lock(7)"
+    local done, conn = background [[do $$
+      begin
+        perform queue_ate_generation('TWO'), set_config('deadlock_timeout', '1s', true);
+        perform pg_advisory_xact_lock(7);
+        perform queue_ate_generation('ONE');
+      end $$]]
+    blocked(conn:backend_pid())
+    b:query "select pg_advisory_unlock(7)"
+    local mine, _, my_end = b.conn:query "select queue_ate_generation('TWO')"
+    b:query(mine and "commit" or "rollback")
+    local his, _, his_end = done()
+    assert.equal("40P01", mine and his_end or my_end)
+    assert.is_true((mine ~= nil) ~= (his ~= nil))
+  end)
+
   it("leave to a purchase what it holds, and rescue the rest", function()
     for n = 1, 3 do
       a:device { hash = "HERS-" .. n, user = n }
