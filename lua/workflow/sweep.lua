@@ -218,7 +218,7 @@ local OF_OBJECT = { not_found = true, corrupt = true, unreadable = true }
 -- Whether the bytes are those that were recorded; nil, message, code when that cannot be known now.
 function Sweep:verify(row)
   local found, message, code = hash.of(self.store, row.file_path, self.on_read)
-  if found and found ~= row.checksum then -- perhaps they changed on the way
+  if found and found ~= row.checksum or code == "corrupt" then -- perhaps they changed on the way
     found, message, code = hash.of(self.store, row.file_path)
   end
   if not found and not OF_OBJECT[code] then

@@ -1,4 +1,5 @@
 -- Faults of a remote store as a worker and a keeper meet them: what is the store's costs no job anything.
+local cutter = require "spec.support.cutter"
 local depot = require "template.depot"
 local gc = require "workflow.gc"
 local json = require "atelier.json"
@@ -177,13 +178,25 @@ describe("a remote store's fault", function()
     k:release()
   end)
 
-  it("makes nothing anew where bytes that are compared change on the way", function()
+  it("makes nothing anew where bytes that are compared change on the way, or are others than asked for", function()
     world:customers(1)
     assert(world:worker():drain())
-    server:control("/fault", { times = 1, path = "/object/ate-files/", method = "GET", flip = 200 })
-    local result = assert(gc.run { store = world.store, config = world.config, on_read = function() end,
-      ask = function(sql, params) return world.conn:query(sql, params) end })
-    assert.same({ {}, 1 }, { result.missing, result.verified })
+    local proxy = cutter.start(server.url)
+    finally(function()
+      proxy:stop()
+    end)
+    world:configure { storage = "supabase", supabase_url = proxy.url, supabase_service_role_key = stand_in.KEY }
+    local store <close> = assert(storage.open(world.config))
+    for _, change in ipairs { false, { "bytes 0-", "bytes 5-" } } do
+      if change then
+        proxy:rules { { match = "GET /storage/v1/object/ate-files/", alter = change } }
+      else
+        server:control("/fault", { times = 1, path = "/object/ate-files/", method = "GET", flip = 200 })
+      end
+      local result = assert(gc.run { store = store, config = world.config, on_read = function() end,
+        ask = function(sql, params) return world.conn:query(sql, params) end })
+      assert.same({ {}, 1 }, { result.missing, result.verified })
+    end
     assert.equal("completed 0", world:states())
   end)
 
