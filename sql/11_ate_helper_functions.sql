@@ -585,7 +585,6 @@ create or replace trigger ate_license_updated after update on public.licenses
 -- the subtransaction that this is called in: a purchase that is not committed may have queued some of these devices
 -- anew, and has then the places in the line that they want back. A row that may not go back, because a newer one is
 -- queued, becomes cancelled. Gives the rows' new status.
-drop function if exists public.ate_put_back(uuid[], integer, boolean, interval, text, text, boolean);
 create or replace function public.ate_put_back(queue_ids uuid[], cost integer, permanent boolean, delay interval,
                                                code text, message text)
 returns table (queue_id uuid, status text)
@@ -1272,4 +1271,4 @@ begin
     end if;
   end loop;
 end $$;
-select public.record_ate_migration('11_ate_helper_functions.sql', '11 dab0c79f06156caf96771d716c1eb15a59370facb08c27e99121af8e2f3d4c05');
+select public.record_ate_migration('11_ate_helper_functions.sql', '12 68fe1f5f6d154ee1a1b5ab334b005814b73e872b842fb846bdbb448cee3b88f2');
