@@ -50,7 +50,7 @@ return {
   { "supabase_templates", "string", "ate-templates", nil, "its bucket of published templates; made when missing" },
   { "supabase_header", "string", "auto", nil, "which headers carry its key; auto: both",
     choices = { "auto", "both", "apikey", "bearer" } },
-  { "supabase_max_bytes", "integer", 5 << 30, nil, "most bytes of an object there; more are refused before any is sent" },
+  { "supabase_max_bytes", "integer", 5 << 30, nil, "most bytes of an object there; larger ones are refused unsent" },
   { "s3_endpoint", "string", nil, "AWS_ENDPOINT_URL", "S3 server, as in https://HOST, or "
     .. "https://HOST/storage/v1/s3 of a Supabase project (default: Amazon's)", form = "server" },
   { "s3_region", "string", "us-east-1", "AWS_REGION", "the region of that server" },
