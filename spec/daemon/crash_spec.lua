@@ -143,8 +143,9 @@ describe("a service", function()
     local before, master, pids = service:processes(), service.master.pid, {}
     for _, name in ipairs { "front 1", "worker 1", "keeper" } do pids[name] = service:process(name).pid end
     for pid in pairs(before) do signal.kill(pid, signal.SIGSTOP) end
-    local stopped_at, had_waited = clock.now(), waits(master)
+    local stopped_at = clock.now()
     repeat until clock.now() - stopped_at > 6 -- longer than a front may be silent
+    local had_waited = waits(master)
     signal.kill(master, signal.SIGCONT)
     service:await("the master looks around", function() return waits(master) > had_waited end)
     for pid in pairs(before) do signal.kill(pid, signal.SIGCONT) end
