@@ -1,6 +1,7 @@
 --- What the specs of sql/ share: databases with the migrations applied, and people in them.
 --
 -- @module spec.sql.database
+local clock = require "clock"
 local pg = require "atelier.pg"
 local poll = require "posix.poll"
 local support = require "spec.support.postgres"
@@ -165,6 +166,42 @@ function Session:complete(job)
   return self:value("complete_ate_generation($1, $2, 1000, $3, $3, $4)",
     { job.queue_id, ("generated/%s/smartgram_%s_%d.ate"):format(job.device_hash, job.queue_id, job.attempt), M.SHA,
       job.attempt })
+end
+
+--- Waits until a session waits for a lock; that it does is what the spec is about.
+-- @tparam integer pid its backend
+-- @tparam[opt] string name of its statement, as a pattern, where it waits for a while only: it may have ended before
+--   this one looks
+function Session:await_blocked(pid, name)
+  local deadline = clock.now() + 60
+  repeat
+    if self:value([[coalesce(wait_event_type = 'Lock', false) or state = 'idle' and $2 <> '' and query ~ $2
+      from pg_stat_activity where pid = $1]], { pid, name or "" }) == true then return end
+    self:query "select pg_stat_clear_snapshot()"
+  until clock.now() > deadline
+  error("nothing waits", 2)
+end
+
+--- Buys for devices: what each has is to be built anew. Committed or not, as the session is.
+-- @param ... device hashes
+function Session:buy(...)
+  for _, hash in ipairs { ... } do
+    self:query([[update licenses set expires_at = expires_at + interval '1 day'
+      where device_id = (select id from devices where device_hash = $1)]], { hash })
+  end
+end
+
+--- Asks until the numbers that came make a sum: there is little time for one by one in each call, and what a busy
+-- machine did not come to is for the next one.
+-- @tparam integer want
+-- @tparam string sql gives a number
+-- @treturn integer sum
+function Session:in_all(want, sql)
+  local deadline, sum = clock.now() + 60, 0
+  repeat
+    sum = sum + self:value(sql)
+  until sum >= want or clock.now() > deadline
+  return sum
 end
 
 --- Sends a statement without waiting for it; the function that is given back waits.

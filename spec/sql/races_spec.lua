@@ -1,4 +1,3 @@
-local clock = require "clock"
 local database = require "spec.sql.database"
 local pg = require "atelier.pg"
 
@@ -7,18 +6,6 @@ describe("several sessions", function()
 
   local function background(sql)
     return database.background(conninfo, sql)
-  end
-
-  -- Waits until a session of this database waits for a lock; that it does is what the spec is about. What waits for a
-  -- while only, and is named, may have ended before this one looks.
-  local function blocked(pid, name)
-    local deadline = clock.now() + 60
-    repeat
-      if a:value("coalesce(wait_event_type = 'Lock', false) or state = 'idle' and $2 <> '' and query ~ $2 from pg_stat_activity where pid = $1",
-        { pid, name or "" }) == true then return end
-      a:query "select pg_stat_clear_snapshot()"
-    until clock.now() > deadline
-    error "nothing waits"
   end
 
   before_each(function()
@@ -76,7 +63,7 @@ describe("several sessions", function()
         b:query "begin"
         b:query("select from ate_files where id = $1 for no key update", { files[1].id })
         local written, conn = background(call:format(direction))
-        blocked(conn:backend_pid())
+        a:await_blocked(conn:backend_pid())
         b:query("select from ate_files where id = $1 for no key update", { files[2].id })
         b:query "commit"
         local rows, message, state = written()
@@ -92,7 +79,7 @@ describe("several sessions", function()
     -- The statement that reads takes its locks before its snapshot: held up here, it has nothing but the job's lock.
     b:query "lock table ate_files in access exclusive mode"
     local claimed, conn = background "select plan_name from claim_ate_generations('w')"
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     assert.equal(0, #a:query "select * from file_generation_queue for update skip locked")
     a:query "set session_replication_role = replica"
     a:query "update subscriptions set plan_id = 'max'"
@@ -107,7 +94,7 @@ describe("several sessions", function()
     local row = b:one "select * from claim_ate_generations('w')"
     assert.equal("starter", row.plan_name)
     local bought, conn = background "update subscriptions set plan_id = 'max'"
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     b:query "commit"
     assert(bought())
     b:complete(row)
@@ -129,7 +116,7 @@ describe("several sessions", function()
     a:query "begin"
     a:query "update subscriptions set status = 'active'"
     local other, conn = background(("insert into licenses (device_id) values ('%s')"):format(id))
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     a:query "commit"
     assert(other())
     assert.equal(1, a:value "count(*) from file_generation_queue")
@@ -143,7 +130,7 @@ describe("several sessions", function()
     a:query "begin"
     local first = a:value "queue_ate_generation('TWO')"
     local second, conn = background "select queue_ate_generation('TWO', 'smartgram', 1)::text as id"
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     a:query "commit"
     assert.equal(first, assert(second())[1].id)
     assert.equal(1, a:value "priority from file_generation_queue")
@@ -155,7 +142,7 @@ describe("several sessions", function()
     a:query "begin"
     local newer = a:value "queue_ate_generation('SUPER')"
     local failed, conn = background(("select fail_ate_generation('%s', 'x') as status"):format(row.queue_id))
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     a:query "commit"
     assert.equal("cancelled", assert(failed())[1].status)
     assert.equal(newer, b:one("select * from claim_ate_generations('v')").queue_id)
@@ -169,7 +156,7 @@ describe("several sessions", function()
     local done, conn = background(([[select error from complete_ate_generations(jsonb_build_array(jsonb_build_object(
       'queue_id', '%s', 'attempt', 1, 'file_path', 'generated/a', 'file_size', 1, 'checksum', repeat('a', 64),
       'encryption_key_hash', repeat('a', 64))))]]):format(row.queue_id))
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     a:query "commit"
     assert.matches("^stale", assert(done())[1].error)
     assert.equal(0, a:value "count(*) from ate_files")
@@ -203,7 +190,7 @@ describe("several sessions", function()
     local done, conn = background(([[select error from complete_ate_generations(jsonb_build_array(jsonb_build_object(
         'queue_id', '%s', 'attempt', %d, 'file_path', 'generated/t', 'file_size', 1, 'checksum', repeat('a', 64),
         'encryption_key_hash', repeat('a', 64))))]]):format(row.queue_id, row.attempt))
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     b:query "commit"
     assert.equal(pg.null, assert(done())[1].error)
     assert.equal("generated/t", a:value "file_path from ate_files")
@@ -216,7 +203,7 @@ describe("several sessions", function()
     a:query "begin"
     a:complete(rows[1])
     local deleted, conn = background(("delete from devices where id = '%s'"):format(rows[1].device_id))
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     a:query "commit"
     assert(deleted())
     assert.equal(0, a:value "count(*) from ate_files")
@@ -224,29 +211,12 @@ describe("several sessions", function()
     b:query("delete from devices where id = $1", { rows[2].device_id })
     local done, other = background(("select complete_ate_generation('%s', 'generated/a', 1, repeat('a', 64), repeat('a', 64))")
       :format(rows[2].queue_id))
-    blocked(other:backend_pid())
+    a:await_blocked(other:backend_pid())
     b:query "commit"
     local result, _, state = done()
     assert.is_nil(result)
     assert.equal("AT005", state)
   end)
-
-  -- A purchase that is not committed has a device's place in the line, which its former job wants back.
-  local function bought(conn, ...)
-    for _, hash in ipairs { ... } do
-      conn:query("update licenses set expires_at = expires_at + interval '1 day' where device_id = (select id from devices where device_hash = $1)",
-        { hash })
-    end
-  end
-
-  -- There is little time for one by one in each call: what a busy machine did not come to is for the next one.
-  local function in_all(want, sql)
-    local deadline, sum = clock.now() + 60, 0
-    repeat
-      sum = sum + a:value(sql)
-    until sum >= want or clock.now() > deadline
-    return sum
-  end
 
   for name, order in pairs { ["in one order"] = { "HERS-1", "HERS-2" }, ["in the other one"] = { "HERS-2", "HERS-1" } } do
     it("end no purchase for jobs that go back, " .. name, function()
@@ -255,10 +225,10 @@ describe("several sessions", function()
       end
       assert.equal(2, #a:query "select * from claim_ate_generations('a', 2)")
       b:query "begin"
-      bought(b, order[1])
+      b:buy(order[1])
       local released, conn = background "select release_ate_generations('a') as n"
-      blocked(conn:backend_pid(), "release")
-      bought(b, order[2])
+      a:await_blocked(conn:backend_pid(), "release")
+      b:buy(order[2])
       b:query "commit"
       assert.equal(2, assert(released())[1].n + a:value "release_ate_generations('a')")
       assert.equal("cancelled 2, queued 2", a:value [[string_agg(status || ' ' || n, ', ' order by status)
@@ -281,16 +251,16 @@ describe("several sessions", function()
       a:query "update ate_files set master_key_id = 'mk1'"
       local first, last = table.unpack(a:query "select d.device_hash as hash from devices d order by d.id")
       b:query "begin"
-      bought(b, last.hash) -- both of its templates
+      b:buy(last.hash) -- both of its templates
       if name == "rotation" then
         local done, conn = background(call)
-        blocked(conn:backend_pid())
-        bought(b, first.hash)
+        a:await_blocked(conn:backend_pid())
+        b:buy(first.hash)
         b:query "commit"
         assert(done())
       else
-        assert.equal(2, in_all(2, call)) -- and does not wait for the others
-        bought(b, first.hash)
+        assert.equal(2, a:in_all(2, call)) -- and does not wait for the others
+        b:buy(first.hash)
         b:query "commit"
       end
       assert.equal(4, a:value "count(*) from file_generation_queue where status = 'queued' and reason = 'purchase'")
@@ -311,7 +281,7 @@ describe("several sessions", function()
         perform pg_advisory_xact_lock(7);
         perform queue_ate_generation('ONE');
       end $$]]
-    blocked(conn:backend_pid())
+    a:await_blocked(conn:backend_pid())
     b:query "select pg_advisory_unlock(7)"
     local mine, _, my_end = b.conn:query "select queue_ate_generation('TWO')"
     b:query(mine and "commit" or "rollback")
@@ -327,8 +297,8 @@ describe("several sessions", function()
     assert.equal(3, #b:query "select * from claim_ate_generations('host:1:dead', 3)")
     b:query "begin"
     b:query "select pg_advisory_unlock_all()" -- as if its worker were gone
-    bought(b, "HERS-2")
-    assert.equal(2, in_all(2, "rescue_ate_generations()"))
+    b:buy("HERS-2")
+    assert.equal(2, a:in_all(2, "rescue_ate_generations()"))
     assert.equal("HERS-1 1, HERS-3 1", a:value [[string_agg(device_hash || ' ' || retry_count, ', ' order by device_hash)
       from claim_ate_generations('host:2:live', 9)]])
     b:query "commit"

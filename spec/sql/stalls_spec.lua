@@ -7,18 +7,6 @@ local pg = require "atelier.pg"
 describe("an open transaction", function()
   local conninfo, a, b
 
-  -- Waits until a session waits for a lock; that it does is what the spec is about. What waits for a while only, and is
-  -- named, may have ended before this one looks.
-  local function blocked(pid, name)
-    local deadline = clock.now() + 60
-    repeat
-      if a:value("coalesce(wait_event_type = 'Lock', false) or state = 'idle' and $2 <> '' and query ~ $2 from pg_stat_activity where pid = $1",
-        { pid, name or "" }) == true then return end
-      a:query "select pg_stat_clear_snapshot()"
-    until clock.now() > deadline
-    error "nothing waits"
-  end
-
   before_each(function()
     conninfo = database.fresh()
     a = database.session(conninfo)
@@ -39,20 +27,6 @@ describe("an open transaction", function()
     from file_generation_queue q where q.status = 'processing')]]
   local DOWNLOADS = [[(select jsonb_agg(jsonb_build_object('id', f.id, 'file', f.id, 'bytes', 1,
       'status', 'completed', 'reached_end', true, 'age', 0)) from ate_files f)]]
-
-  local function bought(conn, hash)
-    conn:query("update licenses set expires_at = expires_at + interval '1 day' where device_id = (select id from devices where device_hash = $1)",
-      { hash })
-  end
-
-  -- There is little time for one by one in each call: what a busy machine did not come to is for the next one.
-  local function in_all(want, sql)
-    local deadline, sum = clock.now() + 60, 0
-    repeat
-      sum = sum + a:value(sql)
-    until sum >= want or clock.now() > deadline
-    return sum
-  end
 
   local function again(is_enough, sql)
     local deadline, rows = clock.now() + 60
@@ -135,16 +109,16 @@ describe("an open transaction", function()
       assert.equal(2, a:value "trim_ate_queue(9, '0')")
       assert.equal("FREE 2", a:value [[string_agg(device_hash || ' ' || n, ', ') from (select d.device_hash, count(*) as n
         from file_generation_history h join devices d on d.id = h.device_id group by 1) c]])
-      assert.equal(1, in_all(1, "queued from renew_ate_files(null, 1000, 'mk2', '0')"))
+      assert.equal(1, a:in_all(1, "queued from renew_ate_files(null, 1000, 'mk2', '0')"))
       b:query "rollback"
       assert.equal(2, a:value "trim_ate_queue(9, '0')")
-      assert.equal(1, in_all(1, "queued from renew_ate_files(null, 1000, 'mk2', '0')"))
+      assert.equal(1, a:in_all(1, "queued from renew_ate_files(null, 1000, 'mk2', '0')"))
     end)
 
     it("missing file from being built anew", function()
       built("BUSY", "FREE")
       b:query "begin"
-      bought(b, "BUSY")
+      b:buy("BUSY")
       assert.equal("FREE", a:value [[string_agg(device_hash, ', ') from renew_ate_missing(
         array(select id from ate_files order by id), array(select file_path from ate_files order by id))]])
       b:query "rollback"
@@ -154,9 +128,9 @@ describe("an open transaction", function()
       at_work("BUSY", "FREE")
       b:query "begin"
       b:query "delete from devices where device_hash = 'BUSY'"
-      assert.equal(1, in_all(1, "release_ate_generations('a')"))
+      assert.equal(1, a:in_all(1, "release_ate_generations('a')"))
       b:query "rollback"
-      assert.equal(1, in_all(1, "release_ate_generations('a')"))
+      assert.equal(1, a:in_all(1, "release_ate_generations('a')"))
       assert.equal(2, a:value "count(*) from file_generation_queue where status = 'queued' and retry_count = 0")
     end)
 
@@ -220,7 +194,7 @@ describe("an open transaction", function()
       b:query "begin"
       b:query(case.first)
       local done, conn = database.background(conninfo, case.call)
-      blocked(conn:backend_pid(), case.name)
+      a:await_blocked(conn:backend_pid(), case.name)
       b:query(case.last)
       b:query "commit"
       local rows, message, state = done()
